@@ -1,0 +1,74 @@
+"""`openm3 chat`: a conversation in the terminal."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+
+import click
+
+from openm3.cli.answer import show_answer, summary
+from openm3.cli.options import ModelOptions, SamplingOptions, model_options, sampling_options
+from openm3.errors import InputError
+
+_HELP = "/reset forgets the conversation, /exit or Ctrl-D ends, Ctrl-C stops an answer"
+
+
+@click.command()
+@click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
+@model_options
+@sampling_options(temperature=0.2, frequency_penalty=0.2, max_tokens=512)
+def chat(system: str | None, model_options: ModelOptions, sampling_options: SamplingOptions) -> None:
+    """Talk with a model, turn by turn.
+
+    Lines come from the terminal or a pipe. /reset forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C stops
+    the answer and not the program.
+
+    \b
+    Examples:
+      openm3 chat
+      openm3 chat --system "You answer in one sentence." --temperature 0
+    """
+    params = sampling_options.params()
+    llm = model_options.load()
+    interactive = sys.stdin.isatty()
+    if interactive:
+        with suppress(ImportError):
+            import readline  # noqa: F401  # arrow keys and history for input()
+        click.echo(f"{llm.name} · {_HELP}", err=True)
+    start = [{"role": "system", "content": system}] if system else []
+    messages = list(start)
+    while (line := _read_line(interactive)) is not None:
+        match line.strip():
+            case "":
+                continue
+            case "/exit":
+                return
+            case "/reset":
+                messages = list(start)
+                click.echo("forgotten", err=True)
+                continue
+            case "/help":
+                click.echo(_HELP, err=True)
+                continue
+        messages.append({"role": "user", "content": line})
+        try:
+            answer = show_answer(llm, llm.encode_chat(messages), params)
+        except InputError as error:
+            messages.pop()
+            click.echo(f"{error}; /reset starts anew", err=True)
+            continue
+        messages.append({"role": "assistant", "content": answer.text})
+        if interactive:
+            click.secho(summary(answer, llm), err=True, dim=True)
+
+
+def _read_line(interactive: bool) -> str | None:
+    """The next line without its end; None when there is none."""
+    while True:
+        try:
+            return input("> " if interactive else "")
+        except EOFError:
+            return None
+        except KeyboardInterrupt:
+            click.echo(f"\n{_HELP}", err=True)

@@ -1,0 +1,156 @@
+"""Options that several commands share: which model and how it runs, and how an answer is sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+
+from openm3 import hub
+from openm3.cli.progress import Progress
+from openm3.config import EngineConfig, SparseConfig
+
+if TYPE_CHECKING:
+    from openm3.engine.llm import LLM
+    from openm3.engine.params import SamplingParams
+
+Command = Callable[..., None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Which model, and how it runs; the values of `model_options`."""
+
+    model: str
+    attention: Literal["dense", "sparse"]
+    blocks: int
+    block_size: int
+    window: int | None
+    cache_gb: float | None
+    dtype: Literal["bfloat16", "float32"]
+    backend: str | None
+    threads: int | None
+
+    def engine_config(self) -> EngineConfig:
+        """The engine's configuration.
+
+        Raises:
+            InputError: a value is out of range.
+        """
+        return EngineConfig(
+            attention=self.attention,
+            sparse=SparseConfig(index_block_size=self.block_size, index_topk_blocks=self.blocks),
+            max_context=self.window,
+            cache_bytes=None if self.cache_gb is None else int(self.cache_gb * (1 << 30)),
+            dtype=self.dtype,
+            backend=self.backend,
+        )
+
+    def load(self) -> LLM:
+        """Loads the model, and fetches it first when it is not on this disk."""
+        config = self.engine_config()  # wrong options are told before anything is fetched
+        with Progress(f"pulling {self.model}", "bytes") as progress:
+            path = hub.pull(self.model, on_progress=progress.update)
+        import torch
+
+        from openm3.engine.llm import LLM
+
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        return LLM(path, config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How an answer is sampled; the values of `sampling_options`."""
+
+    max_tokens: int | None
+    temperature: float
+    top_p: float
+    top_k: int
+    min_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    seed: int | None
+    stop: tuple[str, ...]
+
+    def params(self) -> SamplingParams:
+        """The request's parameters.
+
+        Raises:
+            InputError: a value is out of range.
+        """
+        from openm3.engine.params import SamplingParams
+
+        return SamplingParams(**{field.name: getattr(self, field.name) for field in fields(self)})
+
+
+_MODEL_OPTIONS = (
+    click.option("-m", "--model", default="default", show_default=True, metavar="MODEL",
+                 help="A name of `openm3 models`, a GGUF file, a folder in the Hugging Face layout, or a hub id."),
+    click.option("--attention", type=click.Choice(["dense", "sparse"]), default="dense", show_default=True,
+                 help="Read every block of the context, or the blocks that each query chooses."),
+    click.option("--blocks", type=int, default=16, show_default=True, metavar="N",
+                 help="Blocks that a query reads with --attention sparse."),
+    click.option("--block-size", type=int, default=128, show_default=True, metavar="TOKENS",
+                 help="Tokens in a block, which is also a page of the cache."),
+    click.option("--window", type=int, metavar="TOKENS",
+                 help="Longest prompt and answer together. Default: what the model was trained for; "
+                      "beyond that its answers get worse."),
+    click.option("--cache-gb", type=click.FloatRange(min=0, min_open=True), metavar="GIB",
+                 help="Memory for keys and values. Default: one full window, at least 1."),
+    click.option("--dtype", type=click.Choice(["bfloat16", "float32"]), default="bfloat16", show_default=True,
+                 help="Of weights and cache."),
+    click.option("--backend", metavar="NAME", help="Kernels: torch, reference. Default: the best that is there."),
+    click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with. Default: one a core."),
+)  # fmt: skip
+
+
+def model_options(command: Command) -> Command:
+    """Adds the model's options; the command gets them as one `ModelOptions` named `model_options`."""
+    return _grouped(command, _MODEL_OPTIONS, ModelOptions, "model_options")
+
+
+def sampling_options(
+    *, temperature: float = 0.0, frequency_penalty: float = 0.0, max_tokens: int | None = None
+) -> Callable[[Command], Command]:
+    """Adds the sampling options; the command gets them as one `SamplingOptions` named `sampling_options`."""
+    options = (
+        click.option("-n", "--max-tokens", type=int, default=max_tokens, show_default=True,
+                     help="The most tokens to answer. Default without a number: what fits in the window."),
+        click.option("-t", "--temperature", type=float, default=temperature, show_default=True,
+                     help="0 always takes the likeliest token."),
+        click.option("--top-p", type=float, default=1.0, show_default=True,
+                     help="Sample from the likeliest tokens that make up this much probability."),
+        click.option("--top-k", type=int, default=0, show_default=True,
+                     help="Sample from this many of the likeliest tokens; 0 from all."),
+        click.option("--min-p", type=float, default=0.0, show_default=True,
+                     help="Drop tokens less likely than this share of the likeliest."),
+        click.option("--repetition-penalty", type=float, default=1.0, show_default=True,
+                     help="Above 1 makes tokens of the prompt and the answer less likely."),
+        click.option("--presence-penalty", type=float, default=0.0, show_default=True,
+                     help="Above 0 makes tokens less likely once the answer has them."),
+        click.option("--frequency-penalty", type=float, default=frequency_penalty, show_default=True,
+                     help="The same, for each time that the answer has them."),
+        click.option("--seed", type=int, help="The same seed gives the same answer."),
+        click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given again."),
+    )  # fmt: skip
+    return lambda command: _grouped(command, options, SamplingOptions, "sampling_options")
+
+
+def _grouped(command: Command, options: tuple[Any, ...], group: type[Any], name: str) -> Command:
+    """Applies click options whose values reach the command as one dataclass."""
+
+    def with_group(**values: Any) -> None:
+        own = {field.name: values.pop(field.name) for field in fields(group)}
+        command(**values, **{name: group(**own)})
+
+    with_group.__doc__ = command.__doc__
+    with_group.__name__ = command.__name__
+    with_group.__click_params__ = getattr(command, "__click_params__", [])  # type: ignore[attr-defined]
+    for option in reversed(options):
+        option(with_group)
+    return with_group

@@ -1,0 +1,1 @@
+"""What a model reads: files collected into a context."""

@@ -1,0 +1,1 @@
+"""Request, pages, scheduler, batch, runner, sampler, engine; `LLM` for offline use, `Service` for asyncio."""

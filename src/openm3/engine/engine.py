@@ -1,0 +1,134 @@
+"""The engine: a scheduler picks, a batch is built, the runner runs, tokens are sampled, the engine commits."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from openm3.config import EngineConfig
+from openm3.engine.batch import build_batch
+from openm3.engine.output import Delta, Event, FinishReason, Progress
+from openm3.engine.pages import PagePool
+from openm3.engine.params import SamplingParams
+from openm3.engine.request import Request, State
+from openm3.engine.runner import Runner
+from openm3.engine.sampler import Sampled, sample
+from openm3.engine.scheduler import Chunk, Scheduler
+from openm3.errors import InputError
+from openm3.text.detokenize import Detokenizer, StopStrings
+from openm3.text.tokenizer import Tokenizer
+
+
+@dataclass(eq=False)
+class _Answer:
+    """A request and the text that it has become."""
+
+    request: Request
+    detokenizer: Detokenizer
+    stops: StopStrings
+
+
+class Engine:
+    """Computes many requests at once. Not thread-safe: `Service` gives it a thread of its own.
+
+    Args:
+        runner: the model.
+        tokenizer: turns tokens to text and knows the end tokens.
+        config: limits of a step.
+    """
+
+    def __init__(self, runner: Runner, tokenizer: Tokenizer, config: EngineConfig) -> None:
+        self.runner, self.tokenizer, self.config = runner, tokenizer, config
+        self.scheduler = Scheduler(config, PagePool(runner.num_pages, config.sparse.index_block_size))
+        self._answers: dict[str, _Answer] = {}
+        self._names = itertools.count(1)
+
+    def add(self, prompt_ids: Sequence[int], params: SamplingParams) -> Request:
+        """Queues a prompt; the caller may read the returned request and changes nothing in it.
+
+        Raises:
+            InputError: an empty prompt, a token outside the vocabulary, or more than the window or the cache holds.
+        """
+        room = self.runner.max_context - len(prompt_ids)
+        vocab_size = self.runner.decoder.config.vocab_size
+        if not prompt_ids:
+            raise InputError("prompt", "is empty")
+        if not 0 <= min(prompt_ids) <= max(prompt_ids) < vocab_size:
+            raise InputError("prompt", f"holds a token id outside 0 to {vocab_size - 1}")
+        if room < 1:
+            raise InputError(
+                "prompt",
+                f"{len(prompt_ids)} tokens are {1 - room} too many: the window is {self.runner.max_context} tokens "
+                f"and the answer needs at least one",
+            )
+        if params.seed is None:
+            params = replace(params, seed=int.from_bytes(os.urandom(7), "little"))
+        max_tokens = min(room, params.max_tokens or room)
+        request = Request(f"request-{next(self._names)}", prompt_ids, params, max_tokens)
+        self.scheduler.add(request)
+        self._answers[request.request_id] = _Answer(request, Detokenizer(self.tokenizer), StopStrings(params.stop))
+        return request
+
+    def cancel(self, request: Request) -> None:
+        """Ends a request and frees its pages at once; nothing more is said about it."""
+        self._end(request, FinishReason.CANCELLED)
+
+    def step(self) -> list[Event]:
+        """Computes one step; empty when there is nothing to do."""
+        chunks = self.scheduler.schedule()
+        if not chunks:
+            return []
+        logits_LV = self.runner.run(build_batch(chunks, self.scheduler.pool.page_size))
+        completed = [chunk.request for chunk in chunks if chunk.completes]
+        return self._commit(chunks, sample(logits_LV, completed, self.tokenizer.token_bytes))
+
+    def _commit(self, chunks: list[Chunk], sampled: list[Sampled]) -> list[Event]:
+        """Takes over what the step computed. `sampled` follows the chunks that complete their requests."""
+        events: list[Event] = []
+        tokens = iter(sampled)
+        for chunk in chunks:
+            request = chunk.request
+            _count_blocks(chunk, self.scheduler.pool.page_size, self.config.topk)
+            request.num_computed = chunk.stop
+            if not request.output_ids:
+                events.append(Progress(request.request_id, chunk.stop, len(request.prompt_ids)))
+            if chunk.completes:
+                events.append(self._append(self._answers[request.request_id], next(tokens)))
+        return events
+
+    def _append(self, answer: _Answer, sampled: Sampled) -> Delta:
+        request, params, token_id = answer.request, answer.request.params, sampled.token_id
+        request.first_token_s = request.first_token_s or time.perf_counter()
+        request.output_ids.append(token_id)
+        is_end = token_id in self.tokenizer.eos_ids and not params.ignore_eos
+        text, reason, hit = "", None, None
+        if is_end or token_id in params.stop_token_ids:
+            reason = FinishReason.STOP
+        else:
+            text, hit = answer.stops.push(answer.detokenizer.push(token_id))
+            if hit is not None:
+                reason = FinishReason.STOP
+            elif len(request.output_ids) == request.max_tokens:
+                reason = FinishReason.LENGTH
+        if reason is not None:
+            if hit is None:
+                tail, hit = answer.stops.push(answer.detokenizer.finish())
+                text += tail + ("" if hit else answer.stops.finish())
+            self._end(request, reason)
+        return Delta(request.request_id, text, token_id, reason, sampled.logprob)
+
+    def _end(self, request: Request, reason: FinishReason) -> None:
+        if request.state is not State.FINISHED:
+            self.scheduler.finish(request, reason)
+            del self._answers[request.request_id]
+
+
+def _count_blocks(chunk: Chunk, page_size: int, topk: int | None) -> None:
+    """Adds to the request what the chunk's queries see and read: the selection always fills its slots."""
+    for block in range(chunk.start // page_size, (chunk.stop - 1) // page_size + 1):
+        queries = min(chunk.stop, (block + 1) * page_size) - max(chunk.start, block * page_size)
+        chunk.request.blocks_visible += queries * (block + 1)
+        chunk.request.blocks_read += queries * min(block + 1, topk or block + 1)

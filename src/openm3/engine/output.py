@@ -1,0 +1,93 @@
+"""What the engine says while it answers: progress through the prompt, then pieces of the answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class FinishReason(StrEnum):
+    """Why an answer ended. Every accepted request ends with one of them."""
+
+    STOP = "stop"  # the model's end token, or a stop string
+    LENGTH = "length"  # max_tokens, or the model's window
+    CANCELLED = "cancelled"  # the caller went away
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A token and how likely the model held it.
+
+    Attributes:
+        token_id: its id; `token` is its bytes, which need not be whole characters.
+        logprob: natural logarithm of its probability, before penalties and temperature.
+        top: the most likely tokens at this place, likeliest first.
+    """
+
+    token_id: int
+    token: bytes
+    logprob: float
+    top: tuple[TokenLogprob, ...] = ()
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Tokens of a prompt that have been read."""
+
+    request_id: str
+    num_read: int
+    num_prompt: int
+
+
+@dataclass(frozen=True)
+class Delta:
+    """A generated token and the text that became certain with it.
+
+    Attributes:
+        text: new text; empty while a character or a possible stop string is incomplete.
+        token_id: None only in the last delta of a cancelled request.
+        finish_reason: set in a request's last delta and only there.
+        logprob: set when the request asked for log probabilities.
+    """
+
+    request_id: str
+    text: str
+    token_id: int | None = None
+    finish_reason: FinishReason | None = None
+    logprob: TokenLogprob | None = None
+
+
+@dataclass(frozen=True)
+class Stats:
+    """What one finished request cost.
+
+    Attributes:
+        num_prompt, num_generated: tokens.
+        queue_s, read_s, decode_s: seconds waited, until the first token since it started, and after it.
+        blocks_read, blocks_visible: blocks of the context that its queries attended to, of those that
+            causality let them see, summed over query tokens (per group and layer the same).
+        num_preempted: how often its pages were taken and computed again.
+    """
+
+    num_prompt: int
+    num_generated: int
+    queue_s: float
+    read_s: float
+    decode_s: float
+    blocks_read: int
+    blocks_visible: int
+    num_preempted: int = 0
+
+
+@dataclass(frozen=True)
+class Completion:
+    """A whole answer."""
+
+    text: str
+    token_ids: tuple[int, ...]
+    finish_reason: FinishReason
+    stats: Stats
+    logprobs: tuple[TokenLogprob, ...] = ()
+
+
+Event = Progress | Delta

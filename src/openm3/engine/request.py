@@ -1,0 +1,89 @@
+"""A request on its way through the engine. No torch here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from openm3.engine.output import FinishReason, Stats
+from openm3.engine.params import SamplingParams
+
+
+class State(Enum):
+    """Where a request is."""
+
+    WAITING = auto()
+    RUNNING = auto()
+    FINISHED = auto()
+
+
+@dataclass(eq=False)
+class Request:
+    """One prompt and its answer so far.
+
+    Attributes:
+        prompt_ids: the prompt's tokens.
+        params: how to sample; `seed` is set.
+        max_tokens: the most tokens to generate, from the params and the window.
+        output_ids: generated tokens.
+        num_computed: tokens whose keys and values are in the cache.
+        pages: the pages that hold them, in order.
+        blocks_read, blocks_visible: see `Stats`.
+    """
+
+    request_id: str
+    prompt_ids: Sequence[int]
+    params: SamplingParams
+    max_tokens: int
+    state: State = State.WAITING
+    output_ids: list[int] = field(default_factory=list)
+    num_computed: int = 0
+    pages: list[int] = field(default_factory=list)
+    num_preempted: int = 0
+    blocks_read: int = 0
+    blocks_visible: int = 0
+    finish_reason: FinishReason | None = None
+    arrived_s: float = field(default_factory=time.perf_counter)
+    started_s: float = 0.0
+    first_token_s: float = 0.0
+    finished_s: float = 0.0
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the prompt and the answer so far."""
+        return len(self.prompt_ids) + len(self.output_ids)
+
+    @property
+    def max_total(self) -> int:
+        """The most tokens that it can come to hold."""
+        return len(self.prompt_ids) + self.max_tokens
+
+    @property
+    def is_decoding(self) -> bool:
+        """Whether only the newest token is still to be computed."""
+        return self.num_computed == self.num_tokens - 1 and bool(self.output_ids)
+
+    def tokens(self, start: int, stop: int) -> list[int]:
+        """Tokens start to stop - 1 of prompt and answer together."""
+        num_prompt = len(self.prompt_ids)
+        return [
+            *self.prompt_ids[start:stop],
+            *self.output_ids[max(start - num_prompt, 0) : max(stop - num_prompt, 0)],
+        ]
+
+    def stats(self) -> Stats:
+        """What it cost; meaningful once it has finished."""
+        first = self.first_token_s or self.finished_s
+        started = self.started_s or first
+        return Stats(
+            num_prompt=len(self.prompt_ids),
+            num_generated=len(self.output_ids),
+            queue_s=started - self.arrived_s,
+            read_s=first - started,
+            decode_s=self.finished_s - first,
+            blocks_read=self.blocks_read,
+            blocks_visible=self.blocks_visible,
+            num_preempted=self.num_preempted,
+        )

@@ -1,0 +1,128 @@
+"""Which tokens are computed in the next step. No torch here.
+
+Requests run in the order in which they came. A step computes the next token of everyone who is answering, then
+chunks of the prompts that are still being read. A request is admitted when the pages for all that is known of it are
+free; when an answer needs a page and none is free, the newest request gives its pages up and is computed again later.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+
+from openm3.config import EngineConfig
+from openm3.engine.output import FinishReason
+from openm3.engine.pages import PagePool
+from openm3.engine.request import Request, State
+from openm3.errors import InputError
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Tokens `start` to `stop - 1` of a request, to be computed in one step."""
+
+    request: Request
+    start: int
+    stop: int
+
+    @property
+    def completes(self) -> bool:
+        """Whether the step computes the last known token, so that the next one can be sampled."""
+        return self.stop == self.request.num_tokens
+
+
+class Scheduler:
+    """Keeps the waiting and the running requests, and hands out pages.
+
+    Args:
+        config: limits of a step.
+        pool: the pages.
+    """
+
+    def __init__(self, config: EngineConfig, pool: PagePool) -> None:
+        self.config, self.pool = config, pool
+        self.waiting: deque[Request] = deque()
+        self.running: list[Request] = []
+
+    def add(self, request: Request) -> None:
+        """Queues a request.
+
+        Raises:
+            InputError: it could never run, even alone.
+        """
+        needed = self.pool.pages_for(request.max_total)
+        if needed > self.pool.num_pages:
+            raise InputError(
+                "prompt",
+                f"with its answer it may come to {request.max_total} tokens and the cache holds "
+                f"{self.pool.num_pages * self.pool.page_size}; ask for fewer tokens or give the cache more memory",
+            )
+        self.waiting.append(request)
+
+    def schedule(self) -> list[Chunk]:
+        """The chunks of the next step; empty when nothing waits or runs."""
+        self._admit()
+        chunks: list[Chunk] = []
+        budget = self.config.max_batch_tokens
+        for request in sorted(self.running, key=lambda request: not request.is_decoding):
+            length = self._next_length(request)
+            if request.state is State.RUNNING and length <= budget and self._grow(request):
+                chunks.append(Chunk(request, request.num_computed, request.num_computed + length))
+                budget -= length
+        return chunks
+
+    def finish(self, request: Request, reason: FinishReason) -> None:
+        """Ends a request, wherever it is, and frees its pages at once."""
+        if request.state is State.FINISHED:
+            return
+        (self.running if request.state is State.RUNNING else self.waiting).remove(request)
+        self.pool.free(request.pages)
+        request.state, request.finish_reason = State.FINISHED, reason
+        request.finished_s = time.perf_counter()
+
+    def check(self) -> None:
+        """Asserts the invariants of queue and pages."""
+        self.pool.check([request.pages for request in self.running])
+        assert all(request.state is State.RUNNING for request in self.running)
+        assert all(request.state is State.WAITING and not request.pages for request in self.waiting)
+        assert len(self.running) <= self.config.max_running
+        for request in self.running:
+            assert request.num_computed < request.num_tokens <= request.max_total
+            assert len(request.pages) >= self.pool.pages_for(request.num_computed)
+
+    def _admit(self) -> None:
+        while self.waiting and len(self.running) < self.config.max_running:
+            needed = self.pool.pages_for(self.waiting[0].num_tokens)
+            if needed > self.pool.num_free:
+                return  # strictly first come, first served: a long prompt is not overtaken for ever
+            request = self.waiting.popleft()
+            request.pages.extend(self.pool.allocate(needed))
+            request.state = State.RUNNING
+            request.started_s = request.started_s or time.perf_counter()
+            self.running.append(request)
+
+    def _next_length(self, request: Request) -> int:
+        """Up to the next multiple of the chunk size, so that chunks fall alike whatever else runs."""
+        chunk = self.config.prefill_chunk
+        return min(chunk - request.num_computed % chunk, request.num_tokens - request.num_computed)
+
+    def _grow(self, request: Request) -> bool:
+        """Sees that the newest token has a page; False when the request itself had to give way."""
+        if self.pool.pages_for(request.num_tokens) <= len(request.pages):
+            return True
+        while not self.pool.num_free:
+            newest = self.running[-1]
+            self._preempt(newest)
+            if newest is request:
+                return False
+        request.pages.extend(self.pool.allocate(1))
+        return True
+
+    def _preempt(self, request: Request) -> None:
+        self.running.remove(request)
+        self.pool.free(request.pages)
+        request.num_computed = 0
+        request.num_preempted += 1
+        request.state = State.WAITING
+        self.waiting.appendleft(request)

@@ -1,0 +1,37 @@
+"""The errors that a user can cause. The command line prints them as one sentence; the server maps them to 4xx.
+
+    OpenM3Error
+    ├── ModelError      a model file, folder or configuration that can't be used
+    ├── DownloadError   a model that can't be fetched
+    └── InputError      a request, an option or a context that can't be served; `field` names it
+
+Wrong tensors given to a kernel raise `ValueError`; a broken invariant of our own is an `AssertionError`.
+"""
+
+from __future__ import annotations
+
+
+class OpenM3Error(Exception):
+    """Base of every error that says what the user can do about it."""
+
+
+class ModelError(OpenM3Error):
+    """A model file, folder or configuration can't be used; the message names the file and the tensor or key."""
+
+
+class DownloadError(OpenM3Error):
+    """A model could not be fetched; nothing half-written is left in the cache."""
+
+
+class InputError(OpenM3Error):
+    """What the user asked for can't be served.
+
+    Args:
+        field: the argument, option or request field that is wrong (`"max_tokens"`, `"--context"`).
+        message: what is wrong and what would be right, without the field's name at its front.
+    """
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message

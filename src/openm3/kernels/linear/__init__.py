@@ -1,0 +1,5 @@
+"""Matrix products with weights that are laid out once for the machine."""
+
+from openm3.kernels.linear.op import PackedLinear
+
+__all__ = ["PackedLinear"]

@@ -1,0 +1,5 @@
+"""Causal attention over the chosen blocks."""
+
+from openm3.kernels.sparse_attention.op import sparse_attention
+
+__all__ = ["sparse_attention"]

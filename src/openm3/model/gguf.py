@@ -1,0 +1,129 @@
+"""GGUF files, through the `gguf` library (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import torch
+from torch import Tensor
+
+from openm3.config import ModelConfig, nearest
+from openm3.errors import ModelError
+
+# GGUF key -> ModelConfig field, behind the architecture's name.
+_CONFIG_KEYS = {
+    "block_count": "num_hidden_layers",
+    "context_length": "max_position_embeddings",
+    "embedding_length": "hidden_size",
+    "feed_forward_length": "intermediate_size",
+    "attention.head_count": "num_attention_heads",
+    "attention.head_count_kv": "num_key_value_heads",
+    "attention.key_length": "head_dim",
+    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
+    "rope.freq_base": "rope_theta",
+    "vocab_size": "vocab_size",
+}
+# Keys that must agree with the head size.
+_HEAD_SIZE_KEYS = ("rope.dimension_count", "attention.value_length")
+
+# GGUF tensor -> checkpoint tensor; N stands for the layer.
+_TENSOR_NAMES = {
+    "token_embd.weight": "model.embed_tokens.weight",
+    "output_norm.weight": "model.norm.weight",
+    "output.weight": "lm_head.weight",
+    "blk.N.attn_norm.weight": "model.layers.N.input_layernorm.weight",
+    "blk.N.attn_q.weight": "model.layers.N.self_attn.q_proj.weight",
+    "blk.N.attn_k.weight": "model.layers.N.self_attn.k_proj.weight",
+    "blk.N.attn_v.weight": "model.layers.N.self_attn.v_proj.weight",
+    "blk.N.attn_output.weight": "model.layers.N.self_attn.o_proj.weight",
+    "blk.N.ffn_norm.weight": "model.layers.N.post_attention_layernorm.weight",
+    "blk.N.ffn_gate.weight": "model.layers.N.mlp.gate_proj.weight",
+    "blk.N.ffn_up.weight": "model.layers.N.mlp.up_proj.weight",
+    "blk.N.ffn_down.weight": "model.layers.N.mlp.down_proj.weight",
+}
+
+
+class GGUFCheckpoint:
+    """A model in one GGUF file.
+
+    Attributes:
+        path: the file.
+        metadata: its key/value pairs, the tokenizer's among them.
+        config: the model's configuration.
+
+    Raises:
+        ModelError: no GGUF file, cut short, an unsupported architecture, an unknown key or tensor.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            reader = gguf.GGUFReader(path)
+            self.metadata: dict[str, Any] = {key: field.contents() for key, field in reader.fields.items()}
+        except Exception as error:  # the reader raises whatever a hostile file leads it to
+            raise ModelError(f"{path}: not a whole GGUF file ({error})") from error
+        self._tensors = {self._checkpoint_name(tensor.name): tensor for tensor in reader.tensors}
+        self.config = self._read_config()
+
+    @property
+    def names(self) -> list[str]:
+        """Checkpoint names of the tensors in the file."""
+        return list(self._tensors)
+
+    def read(self, name: str) -> Tensor:
+        """One tensor, dequantised to fp32.
+
+        Raises:
+            ModelError: a tensor type that can't be read; names the tensor.
+        """
+        tensor = self._tensors[name]
+        try:
+            values = torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type).copy())
+        except Exception as error:  # NotImplementedError for a type, ValueError and others for broken data
+            raise ModelError(
+                f"{self.path}: tensor {tensor.name} of type {tensor.tensor_type.name} can't be read ({error})"
+            ) from error
+        if name.endswith(("q_proj.weight", "k_proj.weight")):
+            return _pair_halves(values, values.shape[0] // self.config.head_dim)
+        return values
+
+    def _checkpoint_name(self, name: str) -> str:
+        parts = name.split(".")
+        layer = parts[1] if parts[0] == "blk" and len(parts) > 2 and parts[1].isdigit() else None
+        pattern = name if layer is None else ".".join(["blk", "N", *parts[2:]])
+        if pattern not in _TENSOR_NAMES:
+            raise ModelError(f"{self.path}: unknown tensor {name!r}{nearest(pattern, _TENSOR_NAMES)}")
+        return _TENSOR_NAMES[pattern].replace("N", layer or "N", 1)
+
+    def _read_config(self) -> ModelConfig:
+        arch = self.metadata.get("general.architecture")
+        if arch != "llama":
+            raise ModelError(f"{self.path}: architecture {arch!r} is not supported; supported: 'llama'")
+        prefix = f"{arch}."
+        given = {key[len(prefix) :]: value for key, value in self.metadata.items() if key.startswith(prefix)}
+        values: dict[str, Any] = {
+            "tie_word_embeddings": "lm_head.weight" not in self._tensors,
+            "vocab_size": len(self.metadata.get("tokenizer.ggml.tokens", ())),
+            "rope_theta": 10000.0,
+        }
+        head_sizes = {key: given.pop(key) for key in _HEAD_SIZE_KEYS if key in given}
+        for key, value in given.items():
+            if key not in _CONFIG_KEYS:
+                raise ModelError(f"{self.path}: key {prefix + key!r} = {value!r} is not understood")
+            values[_CONFIG_KEYS[key]] = value
+        try:
+            values.setdefault("head_dim", values["hidden_size"] // values["num_attention_heads"])
+            config = ModelConfig(**values)
+        except (KeyError, TypeError, ZeroDivisionError) as error:
+            raise ModelError(f"{self.path}: the configuration is incomplete or malformed ({error})") from error
+        for key, value in head_sizes.items():
+            if value != config.head_dim:
+                raise ModelError(f"{self.path}: {prefix}{key} {value} differs from the head size {config.head_dim}")
+        return config
+
+
+def _pair_halves(weight_OI: Tensor, num_heads: int) -> Tensor:
+    """Undoes llama.cpp's order of q and k rows (pairs next to each other) for pairs (i, i + D/2)."""
+    return weight_OI.unflatten(0, (num_heads, -1, 2)).transpose(1, 2).flatten(0, 2)

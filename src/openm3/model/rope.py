@@ -1,0 +1,46 @@
+"""Rotary positions (arXiv 2104.09864), pairs (i, i + D/2) as in the published checkpoints. T tokens, D head size."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from openm3.config import ModelConfig, RopeScaling
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Cosines and sines of a batch's positions, fp32 `[T, 1, D/2]`, the same in every layer."""
+
+    cos_T1E: Tensor
+    sin_T1E: Tensor
+
+    def apply(self, x_THD: Tensor) -> Tensor:
+        """Rotates every head; computed in fp32, returned in x's dtype."""
+        first, second = x_THD.float().chunk(2, dim=-1)
+        cos, sin = self.cos_T1E, self.sin_T1E
+        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x_THD.dtype)
+
+
+def rotation(inv_freq_E: Tensor, positions_T: Tensor) -> Rotation:
+    """The rotation of tokens at `positions_T` (int64)."""
+    angle_T1E = (positions_T.float()[:, None] * inv_freq_E)[:, None]
+    return Rotation(angle_T1E.cos(), angle_T1E.sin())
+
+
+def inverse_frequencies(config: ModelConfig) -> Tensor:
+    """fp32 `[D/2]`: theta^(-2i/D), stretched by `rope_scaling` where the configuration asks for it."""
+    exponents = torch.arange(0, config.head_dim, 2, device="cpu").float() / config.head_dim
+    inv_freq_E = 1.0 / config.rope_theta**exponents
+    return inv_freq_E if config.rope_scaling is None else _stretch(inv_freq_E, config.rope_scaling)
+
+
+def _stretch(inv_freq_E: Tensor, scaling: RopeScaling) -> Tensor:
+    """The `llama3` rule: long wavelengths are divided by the factor, short ones kept, those between blended."""
+    turns_E = scaling.original_max_position_embeddings * inv_freq_E / (2 * math.pi)
+    low, high = scaling.low_freq_factor, scaling.high_freq_factor
+    keep_E = ((turns_E - low) / (high - low)).clamp(0, 1)
+    return inv_freq_E * (keep_E + (1 - keep_E) / scaling.factor)

@@ -1,0 +1,62 @@
+"""How the body of a request is read: up to a limit, and as JSON in the strict sense."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from pydantic_core import from_json
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from openm3.server.errors import ApiError
+
+
+class BodyLimit:
+    """Refuses a body of more than `max_bytes`: by its declared length at once, otherwise while it is read."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        num_bytes = 0
+
+        async def receive_limited() -> Message:
+            nonlocal num_bytes
+            message = await receive()
+            num_bytes += len(message.get("body", b""))
+            self._check(num_bytes)
+            return message
+
+        self._check(int(Headers(scope=scope).get("content-length", "0")))
+        await self._app(scope, receive_limited, send)
+
+    def _check(self, num_bytes: int) -> None:
+        if num_bytes > self._max_bytes:
+            message = f"the body is over the limit of {self._max_bytes} bytes"
+            raise ApiError(413, message, code="body_too_large")
+
+
+class JsonRoute(APIRoute):
+    """A route whose body is JSON without Python's liberties.
+
+    `json.loads` would let NaN pass, halves of surrogate pairs, which no tokenizer can encode, and UTF-16.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def handle_strictly(request: Request) -> Response:
+            return await handle(_JsonRequest(request.scope, request.receive))
+
+        return handle_strictly
+
+
+class _JsonRequest(Request):
+    async def json(self) -> Any:
+        return from_json(await self.body(), allow_inf_nan=False)

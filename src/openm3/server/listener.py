@@ -1,0 +1,83 @@
+"""The socket that the server listens on, and the server's life on it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from openm3.errors import InputError
+from openm3.server.app import create_app
+
+if TYPE_CHECKING:
+    from openm3.engine.service import Service
+
+GRACE_S = 5.0
+"""How long running requests may go on after the server was told to stop."""
+
+_CLOSING_S = 5  # for what is left to be said after that; then connections are cut
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that is listening already, so that the port is surely ours before a model is loaded.
+
+    Raises:
+        InputError: the port is in use, or this machine doesn't have the address.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=2048)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise InputError("--port", f"{port} is in use on {host}; choose another, or 0 for any") from error
+        if error.errno == errno.EACCES:
+            raise InputError("--port", f"{port} needs rights that this user doesn't have") from error
+        raise InputError("--host", f"can't listen on {host} ({error.strerror})") from error
+
+
+def url(listener: socket.socket) -> str:
+    """Where clients find the server."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class Server(uvicorn.Server):
+    """Serves a service until a signal or `should_exit`.
+
+    Then it accepts nothing more, lets running requests end for `grace_s`, and cancels the rest through the
+    service, so that every one of them gets its error and no connection is cut in the middle.
+    """
+
+    def __init__(
+        self, service: Service, *, grace_s: float = GRACE_S, on_ready: Callable[[], None] = lambda: None
+    ) -> None:
+        config = uvicorn.Config(
+            create_app(service),
+            log_config=None,  # logging is the program's, not the library's, to set up
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=int(grace_s) + _CLOSING_S,
+        )
+        super().__init__(config)
+        self._service = service
+        self._grace_s = grace_s
+        self._on_ready = on_ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        cancelling = asyncio.create_task(self._cancel_requests())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            cancelling.cancel()
+
+    async def _cancel_requests(self) -> None:
+        await asyncio.sleep(self._grace_s)
+        await self._service.aclose()

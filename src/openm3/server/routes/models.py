@@ -1,0 +1,51 @@
+"""`GET /v1/models` and `GET /v1/models/{id}`, and what a request may call the served model."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter
+
+from openm3.server.errors import ApiError
+from openm3.server.schema.models import Model, ModelList
+from openm3.server.schema.response import ErrorResponse
+
+if TYPE_CHECKING:
+    from openm3.engine.llm import LLM
+    from openm3.engine.service import Service
+
+ALIAS = "default"
+"""Names the served model for clients that don't know it."""
+
+
+def check_model(name: str, llm: LLM) -> None:
+    """Refuses a request for a model that isn't served.
+
+    Raises:
+        ApiError: 404, as the OpenAI API answers.
+    """
+    if name not in (llm.name, ALIAS):
+        message = f"the model {name!r} does not exist; this server has {llm.name!r}"
+        raise ApiError(404, message, code="model_not_found", param="model")
+
+
+def router(service: Service) -> APIRouter:
+    """The endpoints that list models."""
+    routes = APIRouter()
+    llm = service.llm
+    served = Model(id=llm.name, created=int(time.time()), max_model_len=llm.max_context)
+
+    @routes.get("/v1/models")
+    async def list_models() -> ModelList:
+        """Lists the served model."""
+        return ModelList(data=[served])
+
+    # A model's name may hold slashes, as ids of the Hugging Face hub do.
+    @routes.get("/v1/models/{name:path}", responses={404: {"model": ErrorResponse}})
+    async def get_model(name: str) -> Model:
+        """Describes the served model."""
+        check_model(name, llm)
+        return served
+
+    return routes

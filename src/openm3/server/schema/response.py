@@ -1,0 +1,47 @@
+"""What every response shares."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+FinishReason = Literal["stop", "length"]
+
+
+def omitted_when_none() -> Any:
+    """A field that is left out, where the OpenAI API leaves it out, and not written as null."""
+    return Field(default=None, exclude_if=lambda value: value is None)
+
+
+class Usage(BaseModel):
+    """Tokens of a request. A prompt counts once, however many choices were made from it."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class GenerationResponse(BaseModel):
+    """The fields that chat and plain completions share, whole or in chunks."""
+
+    id: str
+    created: int
+    model: str
+    system_fingerprint: str
+    usage: Usage | None = omitted_when_none()
+
+
+class ErrorDetail(BaseModel):
+    """`param` is the field that is wrong; `code` says what is wrong in a word for programs."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorResponse(BaseModel):
+    """The body of every response that is not a success, and of a stream's error event."""
+
+    error: ErrorDetail

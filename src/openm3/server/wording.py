@@ -1,0 +1,89 @@
+"""How an endpoint says what was generated: what the wordings of all endpoints share."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from pydantic import BaseModel
+
+from openm3.engine.output import TokenLogprob
+from openm3.server.schema.response import FinishReason, Usage
+
+if TYPE_CHECKING:
+    from openm3.engine.llm import LLM
+
+# JSON has no -inf; the OpenAI API writes this for a token that can't occur.
+_LEAST_LOGPROB = -9999.0
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one event adds to a choice; a whole choice is a piece too.
+
+    Attributes:
+        index: of the choice; those of the first prompt come first.
+        text: empty in a choice's first piece, which only says that its request was admitted.
+        logprobs: of the tokens whose text this piece completes, if the request asked for them.
+        finish_reason: set in the choice's last piece.
+    """
+
+    index: int
+    text: str = ""
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    finish_reason: FinishReason | None = None
+
+    @property
+    def is_opening(self) -> bool:
+        """Whether this is its choice's first piece; every other one has a text or a reason."""
+        return not self.text and self.finish_reason is None
+
+    @staticmethod
+    def join(pieces: list[Piece]) -> Piece:
+        """All pieces of a choice as one."""
+        last = pieces[-1]
+        logprobs = chain.from_iterable(piece.logprobs or () for piece in pieces)
+        return replace(
+            last,
+            text="".join(piece.text for piece in pieces),
+            logprobs=None if last.logprobs is None else tuple(logprobs),
+        )
+
+
+class Wording(ABC):
+    """The words of one endpoint for one response; `header` is what each of its objects begins with."""
+
+    def __init__(self, id_prefix: str, llm: LLM) -> None:
+        self.header: dict[str, Any] = {
+            "id": f"{id_prefix}-{uuid4().hex}",
+            "created": int(time.time()),
+            "model": llm.name,
+            "system_fingerprint": f"fp_{llm.identity}",
+        }
+
+    @abstractmethod
+    def chunk(self, piece: Piece) -> BaseModel | None:
+        """An event of a stream; None if the endpoint has no words for this piece."""
+
+    @abstractmethod
+    def usage_chunk(self, usage: Usage) -> BaseModel:
+        """The event of a stream after all choices have ended."""
+
+    @abstractmethod
+    def whole(self, choices: Iterable[Piece], usage: Usage) -> BaseModel:
+        """The response that isn't streamed."""
+
+
+def readable(token: bytes) -> str:
+    """A token as text, with U+FFFD for what is not a whole character."""
+    return token.decode(errors="replace")
+
+
+def finite(logprob: float) -> float:
+    """A log probability that JSON can carry."""
+    return max(logprob, _LEAST_LOGPROB)

@@ -1,0 +1,1 @@
+"""Text in, tokens out, and back: tokenizer, chat template, detokenizer. Knows no model and no torch."""

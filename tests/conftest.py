@@ -1,0 +1,29 @@
+"""What all tests share: the default model, fetched once into the user's cache, and a tiny one with random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from helpers.tiny import write_tiny_model
+from openm3 import hub
+from openm3.engine.llm import LLM
+
+
+@pytest.fixture(scope="session")
+def default_model_path() -> Path:
+    """The default model's GGUF file."""
+    return hub.pull("default")
+
+
+@pytest.fixture(scope="session")
+def default_llm(default_model_path: Path) -> LLM:
+    """The default model as users run it; tests leave its engine idle."""
+    return LLM(default_model_path)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in the Hugging Face layout: random weights, bytes as tokens, a window of 512."""
+    return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")

@@ -1,0 +1,40 @@
+"""A server on a real socket, in a thread of the test."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from typing import Any
+
+from openm3.server.listener import Server, listen, url
+
+
+@contextmanager
+def live_server(service: Any, **options: Any) -> Generator[str, None, None]:
+    """Serves `service` (the real one or a scripted one) on a free port and yields the base URL.
+
+    Args:
+        options: of `openm3.server.listener.Server`.
+    """
+    ready = threading.Event()
+    with listen("127.0.0.1", 0) as listener:
+        server = Server(service, on_ready=ready.set, **options)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="live-server")
+        thread.start()
+        try:
+            assert ready.wait(10), "the server did not start"
+            yield url(listener)
+        finally:
+            server.should_exit = True
+            thread.join(20)
+            assert not thread.is_alive(), "the server did not stop"
+
+
+def eventually(condition: Callable[[], bool], within_s: float = 1.0) -> bool:
+    """Whether `condition` becomes true in time."""
+    deadline = time.monotonic() + within_s
+    while not (met := condition()) and time.monotonic() < deadline:
+        time.sleep(0.005)
+    return met

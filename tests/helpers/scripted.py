@@ -1,0 +1,124 @@
+"""`ScriptedService`: a service that says what a test wrote, token by token, without a model."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from openm3.engine.output import Delta, Event, FinishReason, Progress, TokenLogprob
+from openm3.engine.params import SamplingParams
+from openm3.errors import InputError
+
+
+@dataclass(frozen=True)
+class ScriptedStatus:
+    """The fields of `openm3.engine.service.ServiceStatus`, which would bring torch with it."""
+
+    running: int
+    waiting: int = 0
+    free_pages: int = 8
+    num_pages: int = 8
+
+
+@dataclass(frozen=True)
+class ScriptedLLM:
+    """A model whose tokens are the bytes of a text."""
+
+    name: str = "scripted"
+    identity: str = "0123456789abcdef"
+    max_context: int = 1000
+
+    def encode(self, text: str) -> list[int]:
+        return list(text.encode())
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
+        return self.encode("".join(f"<{message['role']}>{message['content']}\n" for message in messages))
+
+
+@dataclass
+class ScriptedService:
+    """Keeps the contract of `openm3.engine.service.Service`.
+
+    Attributes:
+        tokens: what every answer consists of; a stop string cuts it, `max_tokens` too.
+        delay_s: before each token.
+        fails_after: tokens after which the engine breaks; None: never.
+        llm: what the service serves.
+        requests: every admitted prompt, with its parameters.
+        num_cancelled: requests whose stream was closed before its end.
+    """
+
+    tokens: Sequence[str | bytes] = ("Hello", ",", " world", "!")
+    delay_s: float = 0.0
+    fails_after: int | None = None
+    llm: ScriptedLLM = ScriptedLLM()
+    requests: list[tuple[list[int], SamplingParams]] = field(default_factory=list)
+    num_cancelled: int = 0
+    _num_running: int = 0
+    _closing: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def start(self) -> None:
+        self._closing.clear()
+
+    async def aclose(self) -> None:
+        self._closing.set()
+
+    def status(self) -> ScriptedStatus:
+        return ScriptedStatus(running=self._num_running)
+
+    async def stream(self, prompt_ids: Sequence[int], params: SamplingParams) -> AsyncGenerator[Event, None]:
+        if not 0 < len(prompt_ids) < self.llm.max_context:
+            raise InputError("prompt", f"has {len(prompt_ids)} tokens; the window is {self.llm.max_context}")
+        request_id = str(len(self.requests))
+        self.requests.append((list(prompt_ids), params))
+        self._num_running += 1
+        ended = False
+        try:
+            await asyncio.sleep(0)  # as long as an engine's thread takes at the least
+            yield Progress(request_id, len(prompt_ids), len(prompt_ids))
+            async for delta in self._answer(request_id, params):
+                ended = delta.finish_reason is not None
+                yield delta
+        finally:
+            self._num_running -= 1
+            self.num_cancelled += not ended
+
+    async def _answer(self, request_id: str, params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        said = b""
+        limit = params.max_tokens or math.inf
+        for place, token in enumerate(self.tokens, start=1):
+            if await self._is_closed_within(self.delay_s):
+                yield Delta(request_id, "", finish_reason=FinishReason.CANCELLED)
+                return
+            if self.fails_after is not None and place > self.fails_after:
+                raise RuntimeError("a secret of the engine")
+            raw = token.encode() if isinstance(token, str) else token
+            before, said = said.decode(errors="ignore"), said + raw
+            text = said.decode(errors="ignore")
+            stops = [text.index(stop) for stop in params.stop if stop in text]
+            reason = None
+            if stops:
+                text, reason = text[: min(stops)], FinishReason.STOP
+            elif place == len(self.tokens):
+                reason = FinishReason.STOP
+            elif place == limit:
+                reason = FinishReason.LENGTH
+            yield Delta(request_id, text[len(before) :], place, reason, self._logprob(place, raw, params))
+            if reason:
+                return
+
+    async def _is_closed_within(self, delay_s: float) -> bool:
+        try:
+            await asyncio.wait_for(self._closing.wait(), delay_s or 1e-9)
+        except TimeoutError:
+            return False
+        return True
+
+    def _logprob(self, token_id: int, token: bytes, params: SamplingParams) -> TokenLogprob | None:
+        if params.logprobs is None:
+            return None
+        others = (TokenLogprob(token_id, token, -0.5), TokenLogprob(0, b"\xf0", -math.inf))
+        return TokenLogprob(token_id, token, -0.5, others[: params.logprobs])
