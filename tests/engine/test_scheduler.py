@@ -97,7 +97,8 @@ def test_chunks_fall_alike_alone_and_in_a_crowd() -> None:
         under_test.add(request(name, 75, 3))
         seen = []
         while any(each.request_id == name for each in [*under_test.waiting, *under_test.running]):
-            seen += [(c.start, c.stop) for c in (chunks := under_test.schedule()) if c.request.request_id == name]
+            chunks = under_test.schedule()
+            seen += [(chunk.start, chunk.stop) for chunk in chunks if chunk.request.request_id == name]
             compute(chunks, under_test)
         return seen
 

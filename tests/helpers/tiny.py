@@ -18,7 +18,7 @@ BOS, EOS = "<|im_start|>", "<|im_end|>"
 TINY: dict[str, Any] = {
     "model_type": "llama",
     "vocab_size": 258,
-    "hidden_size": 64,
+    "hidden_size": 96,
     "intermediate_size": 128,
     "num_hidden_layers": 2,
     "num_attention_heads": 6,
