@@ -23,6 +23,11 @@ def serve(host: str, port: int, model_options: ModelOptions) -> None:
     """Serve a model over HTTP, to the clients of the OpenAI API.
 
     Ctrl-C stops it: running requests get a few seconds to end, a second Ctrl-C cuts them.
+
+    \b
+    Examples:
+      openm3 serve
+      openm3 serve --port 9000 --model ./model.gguf --attention sparse
     """
     from openm3.server.listener import Server, listen, url
 

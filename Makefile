@@ -1,0 +1,45 @@
+# Every target makes what it needs; a second run does no work twice.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint types format bench serve clean
+
+demo: .venv/serve  ## fetch the default model and ask it about this repository's own source
+	$(BIN)/openm3 ask --context src/openm3/engine/scheduler.py --context src/openm3/engine/pages.py \
+		--max-tokens 120 "What happens to the newest request when no page is free?"
+
+test: .venv/dev lint types  ## everything that CI runs
+	$(BIN)/python -m pytest
+
+lint: .venv/dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+types: .venv/dev
+	$(BIN)/mypy
+
+format: .venv/dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+bench: .venv/dev  ## speed of the engine, against llama.cpp when llama-cpp-python is installed
+	$(BIN)/python -m benchmarks.engine
+
+serve: .venv/serve  ## the HTTP API on http://127.0.0.1:8000/v1
+	$(BIN)/openm3 serve
+
+clean:
+	rm -rf .venv
+
+# The stamps say which extra is installed. A machine without an NVIDIA GPU needs only torch's CPU build:
+# PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/serve: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[serve]'
+	touch $@
+
+.venv/dev: pyproject.toml | .venv/bin/python
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@ .venv/serve

@@ -1,0 +1,1 @@
+"""Benchmarks: correctness first, then figures with the strongest peer in the same run; the last line is JSON."""

@@ -1,0 +1,188 @@
+"""The `openm3` command as users run it: a process, pipes, signals, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from openm3 import hub
+from openm3.config import ModelConfig
+
+OPENM3 = [sys.executable, "-c", "from openm3.cli.main import main; main()"]
+
+
+def openm3(*args: str | Path, given: str | bytes = "") -> subprocess.CompletedProcess[str]:
+    data = given.encode() if isinstance(given, str) else given
+    done = subprocess.run([*OPENM3, *map(str, args)], input=data, capture_output=True, check=False, timeout=120)
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    (tmp_path / "a.py").write_text("def answer():\n    return 42\n")
+    (tmp_path / "b.bin").write_bytes(b"\0\1")
+    (tmp_path / "c.txt").write_text("The sea is calm tonight.\n" * 3)
+    return tmp_path
+
+
+SHORT = ("--max-tokens", "8", "--dtype", "float32")
+
+
+def test_ask_answers_on_stdout_and_tells_the_rest_on_stderr(tiny_model: Path, files: Path) -> None:
+    done = openm3("ask", "-c", files, "What is the answer?", "-m", tiny_model, *SHORT)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("\n")
+    assert "/b.bin: binary" in done.stderr
+    assert "2 files, " in done.stderr
+    assert "tokens/s" in done.stderr
+    assert "100% of blocks read (dense, " in done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+    again = openm3("ask", "-c", files, "What is the answer?", "-m", tiny_model, *SHORT)
+    assert again.stdout == done.stdout
+
+
+def test_ask_sparse_says_how_much_it_read(tiny_model: Path, files: Path) -> None:
+    options = ("--attention", "sparse", "--blocks", "2", "--block-size", "16")
+    done = openm3("ask", "-c", files, "What?", "-m", tiny_model, *SHORT, *options)
+    assert done.returncode == 0, done.stderr
+    assert "% of blocks read (sparse, " in done.stderr
+    assert "100%" not in done.stderr
+
+
+def test_ask_more_than_the_window(tiny_model: Path, files: Path) -> None:
+    (files / "d.txt").write_text("x" * 900)
+    done = openm3("ask", "-c", files, "What?", "-m", tiny_model, *SHORT)
+    assert done.returncode == 1
+    assert "more than fit beside the answer in the window of 512; name fewer files, let --fit" in done.stderr
+    fitted = openm3("ask", "-c", files, "What?", "-m", tiny_model, *SHORT, "--fit")
+    assert fitted.returncode == 0, fitted.stderr
+    assert "left out to fit: " in fitted.stderr
+    assert "d.txt" in fitted.stderr
+    wide = openm3("ask", "-c", files, "What?", "-m", tiny_model, *SHORT, "--window", "2048")
+    assert wide.returncode == 0, wide.stderr
+    assert "was trained for 512 tokens; its answers get worse beyond" in wide.stderr
+
+
+def test_ask_with_nothing_to_read(tiny_model: Path, tmp_path: Path) -> None:
+    for path, message in ((tmp_path, "no text file in"), (tmp_path / "none", "does not exist")):
+        done = openm3("ask", "-c", path, "What?", "-m", tiny_model)
+        assert done.returncode == 1
+        assert message in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("args", [("--max-tokens", "0"), ("-t", "-1"), ("--blocks", "0"), ("--block-size", "5")])
+def test_wrong_options_are_one_sentence(args: Sequence[str], tiny_model: Path) -> None:
+    done = openm3("generate", "hello", "-m", tiny_model, *args)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("model", ["/nowhere/model.gguf", "no-such-name"])
+def test_a_model_that_is_not_there(model: str) -> None:
+    done = openm3("generate", "hello", "-m", model)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_generate_reads_stdin_and_prints_json(tiny_model: Path) -> None:
+    done = openm3("generate", "--json", "-m", tiny_model, *SHORT, given="héllo")
+    answer = json.loads(done.stdout)
+    assert len(answer["token_ids"]) == answer["stats"]["num_generated"] <= 8
+    assert answer["stats"]["num_prompt"] == len("héllo".encode())
+    assert answer["finish_reason"] in ("length", "stop")
+    plain = openm3("generate", "-m", tiny_model, *SHORT, given="héllo")
+    assert plain.stdout == answer["text"] + "\n"
+
+
+def test_generate_refuses_other_encodings(tiny_model: Path) -> None:
+    done = openm3("generate", "-m", tiny_model, given=b"caf\xe9")
+    assert done.returncode == 1
+    assert done.stderr == "error: prompt: the standard input is not UTF-8 (byte 3)\n"
+
+
+def test_chat_from_a_pipe(tiny_model: Path) -> None:
+    done = openm3("chat", "-m", tiny_model, *SHORT, "-t", "0", given="hi\n/reset\nhi\n/help\n/exit\nunread\n")
+    assert done.returncode == 0, done.stderr
+    assert "forgotten" in done.stderr
+    assert "Ctrl-D ends" in done.stderr
+    half = len(done.stdout) // 2
+    assert done.stdout[:half] == done.stdout[half:], "after /reset the same line gets the same answer"
+
+
+def test_chat_says_when_the_window_is_full(tiny_model: Path) -> None:
+    done = openm3("chat", "-m", tiny_model, *SHORT, given="x" * 600 + "\nhi\n")
+    assert done.returncode == 0, done.stderr
+    assert "the window is 512 tokens and the answer needs at least one; /reset starts anew" in done.stderr
+    assert done.stdout, "the next line is answered"
+
+
+def start(*args: str | Path) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [*OPENM3, *map(str, args)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment,
+    )
+
+
+def test_ctrl_c_ends_a_generation_cleanly(default_model_path: Path) -> None:
+    process = start("generate", "Once upon a time", "-m", default_model_path, "-n", "4000")
+    assert process.stdout is not None
+    assert process.stdout.read(20), "it answers"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert b"Traceback" not in errors
+
+
+def test_ctrl_c_in_chat_stops_the_answer_and_not_the_program(default_model_path: Path) -> None:
+    process = start("chat", "-m", default_model_path, "-n", "150", "-t", "0")
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(b"Tell me a very long story.\n")
+    process.stdin.flush()
+    assert process.stdout.read(20), "it answers"
+    process.send_signal(signal.SIGINT)
+    rest, errors = process.communicate(b"What is the capital of France?\n", timeout=120)
+    assert process.returncode == 0, errors
+    assert b"Paris" in rest.splitlines()[-1], "the next line is answered"
+
+
+def test_a_closed_pipe_ends_it_without_a_traceback(default_model_path: Path) -> None:
+    process = start("generate", "Once upon a time", "-m", default_model_path, "-n", "300", "-t", "1")
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(5)
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
+
+
+@pytest.mark.parametrize("command", ["ask", "chat", "generate", "serve", "pull", "models"])
+def test_help_teaches_by_example(command: str) -> None:
+    done = openm3(command, "--help")
+    assert done.returncode == 0
+    assert f"openm3 {command}" in done.stdout
+    assert len(done.stdout.splitlines()) > 8
+
+
+def test_the_default_model_is_what_it_says(default_model_path: Path) -> None:
+    assert hub.find("default") == default_model_path
+    from openm3.model.weights import open_checkpoint
+
+    config = open_checkpoint(default_model_path).config
+    assert isinstance(config, ModelConfig)
+    assert (config.num_hidden_layers, config.hidden_size, config.max_position_embeddings) == (30, 576, 8192)

@@ -1,0 +1,82 @@
+"""The server with a real engine: the official client on a real socket, many at once, one that leaves."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai import AsyncOpenAI, BadRequestError, OpenAI
+
+from helpers.live_server import live_server
+from minimax import MiniMaxM3
+from openm3.config import EngineConfig
+from openm3.engine.llm import LLM
+from openm3.engine.params import SamplingParams
+from openm3.engine.service import Service
+
+
+@pytest.fixture(scope="module")
+def service(tiny_model: Path) -> Service:
+    return Service(LLM(tiny_model, EngineConfig(dtype="float32")))
+
+
+@pytest.fixture(scope="module")
+def base_url(service: Service) -> Generator[str, None, None]:
+    with live_server(service) as url:
+        yield f"{url}/v1"
+
+
+def ask(text: str, **options: Any) -> dict[str, Any]:
+    messages = [{"role": "user", "content": text}]
+    return {"model": "default", "messages": messages, "temperature": 0, "max_tokens": 12, **options}
+
+
+def test_whole_and_streamed_answers_are_what_the_engine_says(service: Service, base_url: str, tiny_model: Path) -> None:
+    llm = LLM(tiny_model, EngineConfig(dtype="float32"))
+    expected = llm.chat([{"role": "user", "content": "hi"}], SamplingParams(max_tokens=12))
+    with MiniMaxM3(base_url=base_url) as client:
+        whole = client.chat.completions.create(**ask("hi"))
+        streamed = "".join(
+            chunk.choices[0].delta.content or "" for chunk in client.chat.completions.create(**ask("hi"), stream=True)
+        )
+        assert whole.choices[0].message.content == streamed == expected.text
+        assert whole.usage is not None
+        assert whole.usage.prompt_tokens == expected.stats.num_prompt
+        assert whole.usage.completion_tokens == len(expected.token_ids)
+        assert [model.id for model in client.models.list()] == ["tiny"]
+
+
+def test_sixteen_at_once_and_one_that_leaves(service: Service, base_url: str) -> None:
+    async def run() -> None:
+        async with AsyncOpenAI(base_url=base_url, api_key="none") as client:
+
+            async def one(i: int) -> str:
+                completion = await client.chat.completions.create(**ask(f"number {i}", seed=i, temperature=1))
+                return completion.choices[0].message.content or ""
+
+            async def leave() -> None:
+                stream = await client.chat.completions.create(**ask("a long one", max_tokens=400), stream=True)
+                async for _ in stream:
+                    await stream.close()
+                    return
+
+            alone = [await one(i) for i in range(16)]
+            together = await asyncio.gather(*(one(i) for i in range(16)), leave())
+            assert together[:16] == alone
+
+    asyncio.run(run())
+    deadline = time.monotonic() + 5
+    while (status := service.status()).running and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (status.running, status.waiting, status.free_pages) == (0, 0, status.num_pages)
+
+
+def test_a_prompt_longer_than_the_window_is_400(base_url: str) -> None:
+    with OpenAI(base_url=base_url, api_key="none", max_retries=0) as client:
+        with pytest.raises(BadRequestError, match="the window is 512 tokens") as caught:
+            client.chat.completions.create(**ask("x" * 600))
+        assert caught.value.param == "messages"

@@ -1,0 +1,157 @@
+"""The boundaries of ARCHITECTURE.md: imports, what importing does, file sizes, the README's map."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SRC = ROOT / "src"
+PACKAGES = ("openm3", "minimax", "minimax_code")
+MODULES = sorted(SRC.rglob("*.py"))
+
+# A layer may import itself and the layers below it; the top one is first.
+LAYERS = (
+    ("openm3.cli",),
+    ("openm3.server",),
+    ("openm3.engine",),
+    ("openm3.model",),
+    ("openm3.kernels",),
+    ("openm3.context", "openm3.text", "openm3.hub"),
+    ("openm3.config",),
+    ("openm3.errors",),
+)
+# Modules that must not bring torch, not even through others.
+WITHOUT_TORCH = (
+    "openm3",
+    "openm3.hub",
+    "openm3.config",
+    "openm3.context.files",
+    "openm3.text.tokenizer",
+    "openm3.engine.pages",
+    "openm3.engine.request",
+    "openm3.engine.scheduler",
+    "openm3.cli.main",
+    "minimax",
+    "minimax_code",
+)
+
+
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(SRC).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> set[str]:
+    """Modules of ours that a file imports, those of type checking apart."""
+    found: set[str] = set()
+    tree = ast.parse(path.read_text())
+    skipped = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        for inner in ast.walk(node)
+    }
+    for node in ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return {name for name in found if name.split(".")[0] in PACKAGES}
+
+
+def layer(module: str) -> int | None:
+    for level, prefixes in enumerate(LAYERS):
+        if any(module == prefix or module.startswith(f"{prefix}.") for prefix in prefixes):
+            return level
+    return None
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_imports_go_downwards(path: Path) -> None:
+    module, package = name_of(path), name_of(path).split(".")[0]
+    for imported in imports(path):
+        target = imported.split(".")[0]
+        if package == "openm3":
+            assert target == "openm3", f"{module} imports {imported}"
+            own, other = layer(module), layer(imported)
+            if own is not None and other is not None:
+                assert other >= own, f"{module} imports {imported}, which is above it"
+                if other == own:
+                    same = any(module.startswith(prefix) and imported.startswith(prefix) for prefix in LAYERS[own])
+                    assert same, f"{module} imports its neighbour {imported}"
+        elif package == "minimax":
+            assert target == "minimax", f"{module} imports {imported}: the SDK speaks HTTP"
+        else:
+            assert target in ("minimax", "minimax_code"), f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("module", WITHOUT_TORCH)
+def test_works_without_torch(module: str) -> None:
+    script = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+@pytest.mark.parametrize("module", [name_of(path) for path in MODULES if path.name == "__init__.py"])
+def test_importing_does_nothing(module: str, tmp_path: Path) -> None:
+    """No print, no environment read by us, no file, no thread, no socket."""
+    script = f"""
+import builtins, os, pathlib, socket, sys, threading
+import openai, torch  # what they do is theirs
+before = set(threading.enumerate())
+def refuse(*args, **kwargs): raise AssertionError(f"importing {module} did something: {{args}}")
+socket.socket.connect = refuse
+os.mkdir = os.makedirs = pathlib.Path.mkdir = refuse
+import {module}
+assert set(threading.enumerate()) == before, "a thread"
+"""
+    environment = {**os.environ, "HOME": str(tmp_path), "OPENM3_HOME": str(tmp_path / "home")}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("path", [*MODULES, *sorted((ROOT / "tests").rglob("*.py"))], ids=lambda p: p.stem)
+def test_files_are_small(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def tracked_files() -> list[str]:
+    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    return [name for name in listed.stdout.splitlines() if (ROOT / name).exists()]
+
+
+def test_the_readme_maps_the_disk() -> None:
+    """Each line of the map is a file or folder, and each source file and top-level entry has a line."""
+    block = re.search(r"## Map\n.*?```text\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert block, "README.md has no map"
+    mapped: set[str] = set()
+    parents: list[str] = []
+    for line in block[1].splitlines():
+        indent, entry = re.match(r"( *)(\S+)", line).groups()  # type: ignore[union-attr]
+        del parents[len(indent) // 2 :]
+        mapped.add("".join([*parents, entry]))
+        parents.append(entry)
+    files = tracked_files()
+    on_disk = {name for name in files if name.startswith("src/") and name.endswith((".py", ".cpp", ".h"))}
+    on_disk = {name for name in on_disk if not name.endswith("__init__.py")}
+    tops = {name.split("/")[0] + ("/" if "/" in name else "") for name in files}
+    assert {entry for entry in mapped if not entry.endswith("/") and entry.startswith("src/")} == on_disk
+    assert {entry for entry in mapped if "/" not in entry.rstrip("/")} == tops
+    for entry in mapped:
+        assert (ROOT / entry).exists(), f"README.md maps {entry}, which is not there"
+
+
+def test_every_link_in_the_docs_leads_somewhere() -> None:
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]:
+        for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
