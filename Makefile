@@ -6,7 +6,7 @@ BIN := .venv/bin
 
 demo: .venv/serve  ## fetch the default model and ask it about this repository's own source
 	$(BIN)/openm3 ask --context src/openm3/engine/scheduler.py --context src/openm3/engine/pages.py \
-		--max-tokens 120 "What happens to the newest request when no page is free?"
+		--max-tokens 120 "What does this program do?"
 
 test: .venv/dev lint types  ## everything that CI runs
 	$(BIN)/python -m pytest

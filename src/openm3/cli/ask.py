@@ -32,7 +32,7 @@ _DEFAULT_ANSWER_TOKENS = 256
 )
 @click.option("--fit", is_flag=True, help="When the files are more than the window, leave out the last ones.")
 @model_options
-@sampling_options(temperature=0.0, frequency_penalty=0.2, max_tokens=_DEFAULT_ANSWER_TOKENS)
+@sampling_options(temperature=0.0, frequency_penalty=0.5, max_tokens=_DEFAULT_ANSWER_TOKENS)
 def ask(
     question: str,
     paths: tuple[str, ...],

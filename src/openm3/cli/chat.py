@@ -17,7 +17,7 @@ _HELP = "/reset forgets the conversation, /exit or Ctrl-D ends, Ctrl-C stops an 
 @click.command()
 @click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
 @model_options
-@sampling_options(temperature=0.2, frequency_penalty=0.2, max_tokens=512)
+@sampling_options(temperature=0.2, frequency_penalty=0.5, max_tokens=512)
 def chat(system: str | None, model_options: ModelOptions, sampling_options: SamplingOptions) -> None:
     """Talk with a model, turn by turn.
 
