@@ -145,7 +145,8 @@ def read_bandwidth() -> float:
 def table(report: dict[str, Any]) -> str:
     bound = report["read_gbps"] * 1e3 / report["weight_mb"]
     lines = [
-        f"{report['model']}, {report['backend']} kernels; loaded in {report['load_s']} s, peak {report['peak_rss_mb']} MB",
+        f"{report['model']}, {report['backend']} kernels; loaded in {report['load_s']} s, "
+        f"peak {report['peak_rss_mb']} MB",
         f"memory reads at {report['read_gbps']} GB/s and {report['weight_mb']} MB of weights: "
         f"decode is bound by {bound:.0f} tokens/s",
         "",

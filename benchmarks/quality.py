@@ -49,7 +49,9 @@ def main() -> None:
         "nll": {name: round(value, 4) for name, value in nll.items()},
     }
     rows = [f"| {name} | {value:.4f} | {value / nll['dense']:.3f} |" for name, value in nll.items()]
-    head = f"{options.tokens} tokens of Python, {options.blocks} blocks of 128 a query, selection by the model's own keys"
+    head = (
+        f"{options.tokens} tokens of Python, {options.blocks} blocks of 128 a query, selection by the model's own keys"
+    )
     save("quality", report, "\n".join([head, "", "| blocks | NLL | of dense |", "|---|---|---|", *rows]))
 
 

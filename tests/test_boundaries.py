@@ -22,6 +22,8 @@ LAYERS = (
     ("openm3.server",),
     ("openm3.engine",),
     ("openm3.model",),
+    ("openm3.integrations",),
+    ("openm3.functional",),
     ("openm3.kernels",),
     ("openm3.context", "openm3.text", "openm3.hub"),
     ("openm3.config",),

@@ -33,7 +33,7 @@ class AsyncMiniMaxM3(AsyncOpenAI):
         super().__init__(**_connection(api_key, base_url), **options)
 
 
-def _connection(api_key: str | None, base_url: str | None) -> dict[str, str]:
+def _connection(api_key: str | None, base_url: str | None) -> dict[str, Any]:
     return {
         "api_key": api_key or os.environ.get("MINIMAX_API_KEY") or "none",
         "base_url": base_url or os.environ.get("MINIMAX_BASE_URL") or LOCAL_BASE_URL,

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from openm3.kernels.paged import PagedBatch
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+# float64 is for checks of gradients: the torch and reference backends only.
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
 def check_shape(name: str, tensor: Tensor, expected: tuple[int | None, ...], letters: str) -> None:

@@ -32,14 +32,15 @@ def _block_scores(index_q_tJC: Tensor, cache_PXSC: Tensor, span: Span, num_group
     """fp32 `[t, R, blocks]`; blocks without a visible token are -inf, visible ones finite."""
     page_size = cache_PXSC.shape[2]
     num_queries, num_heads, _ = index_q_tJC.shape
-    q_XgtC = index_q_tJC.float().transpose(0, 1).unflatten(0, (cache_PXSC.shape[1], -1))
-    scores_tRb = torch.empty(num_queries, num_groups, len(span.pages))
+    dtype = torch.promote_types(index_q_tJC.dtype, torch.float32)
+    q_XgtC = index_q_tJC.to(dtype).transpose(0, 1).unflatten(0, (cache_PXSC.shape[1], -1))
+    scores_tRb = torch.empty(num_queries, num_groups, len(span.pages), dtype=dtype)
     tile_pages = max(1, _TILE_KEYS // page_size)
     tile_rows = max(1, _TILE_BYTES // (4 * num_heads * tile_pages * page_size))
     position_t = torch.arange(span.first_position, span.context_len)
     for page in range(0, len(span.pages), tile_pages):
         tile = slice(page, page + tile_pages)
-        keys_XKC = cache_PXSC[span.pages[tile]].transpose(0, 1).flatten(1, 2).float()
+        keys_XKC = cache_PXSC[span.pages[tile]].transpose(0, 1).flatten(1, 2).to(dtype)
         position_K = torch.arange(page * page_size, page * page_size + keys_XKC.shape[1])
         for row in range(0, num_queries, tile_rows):
             rows = slice(row, row + tile_rows)

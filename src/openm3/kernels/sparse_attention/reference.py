@@ -15,8 +15,9 @@ def sparse_attention(
     block_ids_TRN: Tensor,
     batch: PagedBatch,
     scale: float,
-) -> Tensor:
-    out_THD = torch.empty_like(q_THD)
+) -> tuple[Tensor, Tensor]:
+    dtype = torch.promote_types(q_THD.dtype, torch.float32)
+    out_THD, lse_TH = torch.empty_like(q_THD), torch.empty(q_THD.shape[:2], dtype=dtype)
     page_size, num_groups = batch.page_size, k_cache_PRSD.shape[1]
     for span in batch.spans:
         for i in range(span.num_queries):
@@ -26,8 +27,9 @@ def sparse_attention(
                 positions = torch.cat([torch.arange(b * page_size, (b + 1) * page_size) for b in blocks])
                 positions = positions[positions <= own_position]
                 page, offset = span.pages[positions // page_size], positions % page_size
-                k_LD, v_LD = k_cache_PRSD[page, r, offset].float(), v_cache_PRSD[page, r, offset].float()
+                k_LD, v_LD = (cache[page, r, offset].to(dtype) for cache in (k_cache_PRSD, v_cache_PRSD))
                 heads = slice(r * q_THD.shape[1] // num_groups, (r + 1) * q_THD.shape[1] // num_groups)
-                weights_GL = (q_THD[t, heads].float() @ k_LD.mT * scale).softmax(-1)
-                out_THD[t, heads] = (weights_GL @ v_LD).to(q_THD.dtype)
-    return out_THD
+                scores_GL = q_THD[t, heads].to(dtype) @ k_LD.mT * scale
+                out_THD[t, heads] = (scores_GL.softmax(-1) @ v_LD).to(q_THD.dtype)
+                lse_TH[t, heads] = scores_GL.logsumexp(-1)
+    return out_THD, lse_TH

@@ -1,0 +1,1 @@
+"""OpenM3's attention inside other libraries."""
