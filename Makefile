@@ -22,7 +22,8 @@ format: .venv/dev
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: .venv/dev  ## speed of the engine, against llama.cpp when llama-cpp-python is installed
+bench: .venv/dev  ## speed of kernels and engine, against llama.cpp when llama-cpp-python is installed
+	$(BIN)/python -m benchmarks.kernels
 	$(BIN)/python -m benchmarks.engine
 
 serve: .venv/serve  ## the HTTP API on http://127.0.0.1:8000/v1

@@ -10,10 +10,14 @@ from torch import Tensor
 
 from openm3.kernels import checks
 from openm3.kernels.backend import choose
-from openm3.kernels.dense_attention import reference, torch_path
+from openm3.kernels.dense_attention import cpu, reference, torch_path
 from openm3.kernels.paged import PagedBatch
 
-_IMPLEMENTATIONS = {"torch": torch_path.dense_attention, "reference": reference.dense_attention}
+_IMPLEMENTATIONS = {
+    "native": cpu.dense_attention,
+    "torch": torch_path.dense_attention,
+    "reference": reference.dense_attention,
+}
 
 
 def dense_attention(

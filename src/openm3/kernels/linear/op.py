@@ -6,35 +6,45 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from openm3.kernels.backend import choose
+from openm3.kernels.linear import cpu
+
 
 class PackedLinear:
     """y = x [W_1; W_2; ...]^T: one or more weights that share their input, stacked and laid out once.
 
-    With oneDNN in bfloat16 the weights take the layout of its matrix kernels, which reads them about 1.5 times as
-    fast for a single token (LOG.md) and gives the same bits, for any number of rows. Elsewhere the product is torch's.
+    In bfloat16 on a CPU the native kernel, or else oneDNN, has a layout of its own, in which a single token reads the
+    weights about 1.5 times as fast (LOG.md) and a row gives the same bits for any number of rows. Elsewhere the
+    product is torch's.
 
     Args:
         weights_OI: `[O, I]` each, of one dtype.
         exact: return the fp32 product instead of one rounded to the weights' dtype. oneDNN through torch rounds its
             result, so a second pass computes product - result, which is the rounding error, and the sum of both
             is the product. Worth it for logits, where bf16 leaves steps of 0.125 at values of 16 to 32.
+        backend: see `kernels/backend.py`.
 
     Attributes:
-        layout: "onednn" or "plain".
+        layout: "native", "onednn" or "plain".
     """
 
-    def __init__(self, *weights_OI: Tensor, exact: bool = False) -> None:
+    def __init__(self, *weights_OI: Tensor, exact: bool = False, backend: str | None = None) -> None:
         if len({w.shape[1] for w in weights_OI}) != 1:
             raise ValueError(f"weights_OI: expected one input size, got {[list(w.shape) for w in weights_OI]}")
-        weight_OI = torch.cat(weights_OI) if len(weights_OI) > 1 else weights_OI[0]
-        packs = weight_OI.device.type == "cpu" and weight_OI.dtype == torch.bfloat16 and _onednn_has_bf16()
-        self.layout = "onednn" if packs else "plain"
-        self.exact, self._dtype = exact, weight_OI.dtype
-        self._weight = torch.ops.mkldnn._reorder_linear_weight(weight_OI.detach()) if packs else weight_OI.detach()
+        weight_OI = (torch.cat(weights_OI) if len(weights_OI) > 1 else weights_OI[0]).detach()
+        self.exact, self._dtype, self._num_outputs = exact, weight_OI.dtype, weight_OI.shape[0]
+        self.layout = _layout(weight_OI, choose(backend))
+        if self.layout == "native":
+            weight_OI = cpu.pack(weight_OI)
+        elif self.layout == "onednn":
+            weight_OI = torch.ops.mkldnn._reorder_linear_weight(weight_OI)
+        self._weight = weight_OI
 
     def __call__(self, x_TI: Tensor) -> Tensor:
         """`[T, all outputs]` of `[T, I]`; x is rounded to the weights' dtype."""
         x_TI = x_TI.to(self._dtype)
+        if self.layout == "native":
+            return cpu.linear(x_TI, self._weight, self._num_outputs, exact=self.exact)
         if self.layout == "plain":
             return F.linear(x_TI.float(), self._weight.float()) if self.exact else F.linear(x_TI, self._weight)
         out_TO: Tensor = torch.ops.mkldnn._linear_pointwise(x_TI, self._weight, None, "none", [], "")
@@ -44,5 +54,10 @@ class PackedLinear:
         return out_TO.float() + lost_TO.float()
 
 
-def _onednn_has_bf16() -> bool:
-    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+def _layout(weight_OI: Tensor, backend: str) -> str:
+    if weight_OI.device.type != "cpu" or weight_OI.dtype != torch.bfloat16:
+        return "plain"
+    if backend == "native":
+        return "native"
+    has_onednn = torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return "onednn" if has_onednn else "plain"

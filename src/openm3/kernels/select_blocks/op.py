@@ -14,7 +14,11 @@ from openm3.kernels.backend import choose
 from openm3.kernels.paged import PagedBatch
 from openm3.kernels.select_blocks import reference, torch_path
 
-_IMPLEMENTATIONS = {"torch": torch_path.select_blocks, "reference": reference.select_blocks}
+_IMPLEMENTATIONS = {
+    "native": torch_path.select_blocks,  # no native code: torch's own operations
+    "torch": torch_path.select_blocks,
+    "reference": reference.select_blocks,
+}
 
 
 def select_blocks(

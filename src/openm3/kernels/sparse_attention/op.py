@@ -12,9 +12,13 @@ from torch import Tensor
 from openm3.kernels import checks
 from openm3.kernels.backend import choose
 from openm3.kernels.paged import PagedBatch
-from openm3.kernels.sparse_attention import reference, torch_path
+from openm3.kernels.sparse_attention import cpu, reference, torch_path
 
-_IMPLEMENTATIONS = {"torch": torch_path.sparse_attention, "reference": reference.sparse_attention}
+_IMPLEMENTATIONS = {
+    "native": cpu.sparse_attention,
+    "torch": torch_path.sparse_attention,
+    "reference": reference.sparse_attention,
+}
 
 
 def sparse_attention(
@@ -47,6 +51,22 @@ def sparse_attention(
     Raises:
         ValueError: a shape, dtype or device is wrong, or a page lies outside the cache.
     """
+    return sparse_attention_lse(q_THD, k_cache_PRSD, v_cache_PRSD, block_ids_TRN, batch, scale=scale, backend=backend)[
+        0
+    ]
+
+
+def sparse_attention_lse(
+    q_THD: Tensor,
+    k_cache_PRSD: Tensor,
+    v_cache_PRSD: Tensor,
+    block_ids_TRN: Tensor,
+    batch: PagedBatch,
+    *,
+    scale: float | None = None,
+    backend: str = "torch",
+) -> tuple[Tensor, Tensor]:
+    """`sparse_attention`, and the natural logarithm of each softmax's sum: `[T, H]`, fp32 (float64 for float64)."""
     checks.check_attention(q_THD, k_cache_PRSD, v_cache_PRSD, batch)
     checks.check_shape("block_ids_TRN", block_ids_TRN, (batch.num_tokens, k_cache_PRSD.shape[1], None), "T, R, N")
     if block_ids_TRN.dtype != torch.int32:

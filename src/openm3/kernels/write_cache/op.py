@@ -11,7 +11,11 @@ from openm3.kernels.backend import choose
 from openm3.kernels.paged import PagedBatch
 from openm3.kernels.write_cache import reference, torch_path
 
-_IMPLEMENTATIONS = {"torch": torch_path.write_cache, "reference": reference.write_cache}
+_IMPLEMENTATIONS = {
+    "native": torch_path.write_cache,  # no native code: torch's own operations
+    "torch": torch_path.write_cache,
+    "reference": reference.write_cache,
+}
 
 
 def write_cache(

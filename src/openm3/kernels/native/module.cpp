@@ -1,0 +1,73 @@
+// The Python module `openm3.kernels._native`. Addresses and sizes come as integers: shapes, dtypes and strides were
+// checked by the `op.py` that leads here, and what is passed must stay alive during the call.
+#include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
+
+#include "attention.h"
+#include "isa.h"
+#include "linear.h"
+#include "rms_norm.h"
+#include "rotate.h"
+
+namespace nb = nanobind;
+using nb::literals::operator""_a;
+
+namespace {
+
+using Address = uintptr_t;
+
+template <class T>
+T* at(Address address) {
+    return reinterpret_cast<T*>(address);
+}
+
+void linear(Address weight, Address x, Address out, int64_t x_stride, int64_t out_stride, int64_t rows, int64_t inputs,
+            int64_t outputs, int output, int num_threads) {
+    OPENM3_KERNEL(linear)({at<uint32_t>(weight), at<uint16_t>(x), at<void>(out), x_stride, out_stride, rows, inputs,
+                           outputs, static_cast<openm3::Output>(output), num_threads});
+}
+
+// block_ids is 0 for dense attention, lse where nobody asks for it.
+void attention(int dtype, Address q, int64_t q_token_stride, int64_t q_head_stride, Address k, Address v,
+               int64_t page_stride, int64_t head_stride, int64_t slot_stride, Address out, Address lse, int64_t heads,
+               int64_t kv_heads, int64_t page_size, int64_t head_size, float scale, Address query_start,
+               Address context_len, Address page_table, int64_t sequences, int64_t table_width, int64_t num_pages,
+               Address block_ids, int64_t blocks_per_query, int num_threads) {
+    const openm3::AttentionCall call{static_cast<openm3::DType>(dtype), at<void>(q), q_token_stride, q_head_stride,
+                                     at<void>(k), at<void>(v), page_stride, head_stride, slot_stride, at<void>(out),
+                                     at<float>(lse), heads, kv_heads, page_size, head_size, scale,
+                                     at<int32_t>(query_start), at<int32_t>(context_len), at<int32_t>(page_table),
+                                     sequences, table_width, num_pages, at<int32_t>(block_ids), blocks_per_query,
+                                     num_threads};
+    openm3::check_blocks(call);
+    block_ids ? OPENM3_KERNEL(sparse_attention)(call) : OPENM3_KERNEL(dense_attention)(call);
+}
+
+void rms_norm(int dtype, Address x, Address weight, Address out, int64_t rows, int64_t size, float eps,
+              int num_threads) {
+    OPENM3_KERNEL(rms_norm)({static_cast<openm3::DType>(dtype), at<float>(x), at<float>(weight), at<void>(out), rows,
+                             size, eps, num_threads});
+}
+
+void rotate(int dtype, Address heads, int64_t token_stride, Address cos, Address sin, Address q, Address k, Address v,
+            int64_t page_stride, int64_t head_stride, int64_t slot_stride, int64_t num_heads, int64_t kv_heads,
+            int64_t page_size, int64_t head_size, Address query_start, Address context_len, Address page_table,
+            int64_t sequences, int64_t table_width, int num_threads) {
+    OPENM3_KERNEL(rotate)({static_cast<openm3::DType>(dtype), at<void>(heads), token_stride, at<float>(cos),
+                           at<float>(sin), at<void>(q), at<void>(k), at<void>(v), page_stride, head_stride,
+                           slot_stride, num_heads, kv_heads, page_size, head_size, at<int32_t>(query_start),
+                           at<int32_t>(context_len), at<int32_t>(page_table), sequences, table_width, num_threads});
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    const auto no_gil = nb::call_guard<nb::gil_scoped_release>();
+    m.def("isa", [] { return openm3::isa_name(openm3::current_isa()); });
+    m.def("use_isa", &openm3::use_isa, "name"_a);
+    m.def("linear", &linear, no_gil);
+    m.def("attention", &attention, no_gil);
+    m.def("rms_norm", &rms_norm, no_gil);
+    m.def("rotate", &rotate, no_gil);
+    m.attr("PANEL") = openm3::kPanel;
+}
