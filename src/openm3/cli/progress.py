@@ -49,6 +49,7 @@ class Progress:
         self._done = 0
         self._first: tuple[float, int] | None = None  # when the first update came, and with how many done
         self._line_time = 0.0
+        self._printed = -1  # how many were done in the last line
         self._bar: rich.progress.Progress | None = None
 
     def __enter__(self) -> Self:
@@ -62,7 +63,7 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
-        elif self._first is not None and self._clock() - self._first[0] > _SECONDS_WORTH_A_LINE:
+        elif self._done != self._printed and self._elapsed_s() > _SECONDS_WORTH_A_LINE:
             self._print_line()
 
     def update(self, done: int, total: int | None = None) -> None:
@@ -79,6 +80,9 @@ class Progress:
         elif now - self._line_time >= _SECONDS_BETWEEN_LINES:
             self._line_time = now
             self._print_line()
+
+    def _elapsed_s(self) -> float:
+        return self._clock() - self._first[0] if self._first is not None else 0.0
 
     def _start_bar(self) -> rich.progress.Progress | None:
         # Asked before rich, which a variable like FORCE_COLOR makes see a terminal in any pipe.
@@ -100,6 +104,7 @@ class Progress:
         return bar
 
     def _print_line(self) -> None:
+        self._printed = self._done
         print(f"{self._label}: {self._status()}", file=self._stream, flush=True)
 
     def _status(self) -> str:
@@ -107,8 +112,7 @@ class Progress:
         parts = [format_amount(self._done, self._unit)]
         if self._total is not None:
             parts[0] += f" of {format_amount(self._total, self._unit)}"
-        first_time, first_done = self._first
-        elapsed_s = self._clock() - first_time
+        first_done, elapsed_s = self._first[1], self._elapsed_s()
         # What an earlier run had done says nothing about the speed of this one.
         if elapsed_s > 0 and self._done > first_done:
             rate = (self._done - first_done) / elapsed_s
