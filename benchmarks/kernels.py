@@ -130,7 +130,7 @@ def torch_dense(layer: Layer, queries: int) -> dict[str, Callable[[], Tensor]]:
     for dtype in (torch.bfloat16, torch.float32):
         name = str(dtype).removeprefix("torch.")
         qd, kd, vd = (x.to(dtype) for x in (q, k, v))
-        rows = qd.view(1, GROUPS, -1, SIZE)
+        rows = qd.reshape(1, GROUPS, -1, SIZE)
         # The last queries may see all but the newest tokens; a mask would only slow torch down, so none is given.
         calls[f"sdpa {name}"] = lambda q=qd, k=kd, v=vd: F.scaled_dot_product_attention(q, k, v, enable_gqa=True)
         calls[f"grouped sdpa {name}"] = lambda q=rows, k=kd, v=vd: F.scaled_dot_product_attention(q, k, v)

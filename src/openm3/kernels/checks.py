@@ -39,6 +39,8 @@ def check_cache(name: str, cache: Tensor, batch: PagedBatch) -> None:
     check_shape(name, cache, (None, None, batch.page_size, None), "P, R, S, D")
     if batch.highest_page >= cache.shape[0]:
         raise ValueError(f"page_table: page {batch.highest_page} lies outside {name}, which has {cache.shape[0]} pages")
+    if batch.lowest_page < 0:
+        raise ValueError("page_table: no page -1; a row has fewer pages than its context needs")
 
 
 def check_heads(name: str, num_heads: int, kv_name: str, num_kv_heads: int) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 from openm3.kernels.backend import native
 from openm3.kernels.paged import PagedBatch
 
-_DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 _MOST_PAGE_TOKENS = 256
 
 
@@ -16,7 +16,7 @@ def handles(q_THD: Tensor, batch: PagedBatch) -> bool:
     """Whether there is native code for these sizes; else the native backend computes with torch's operations."""
     return (
         q_THD.device.type == "cpu"
-        and q_THD.dtype in _DTYPES
+        and q_THD.dtype in DTYPES
         and q_THD.shape[2] % 16 == 0
         and batch.page_size <= _MOST_PAGE_TOKENS
     )
@@ -45,7 +45,7 @@ def attend(
     out_THD = torch.empty((num_tokens, num_heads, head_size), dtype=q_THD.dtype)
     page_stride, head_stride, slot_stride, _ = k_cache_PRSD.stride()
     native().attention(
-        _DTYPES[q_THD.dtype],
+        DTYPES[q_THD.dtype],
         q_THD.data_ptr(),
         q_THD.stride(0),
         q_THD.stride(1),

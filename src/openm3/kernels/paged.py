@@ -110,6 +110,15 @@ class PagedBatch:
         return int(self.page_table_BP.max()) if self.page_table_BP.numel() else -1
 
     @cached_property
+    def lowest_page(self) -> int:
+        """The smallest page id that a context reads; -1 where a row of the table ends before its context."""
+        needed_B1 = -(-self.context_len_B[:, None] // self.page_size)
+        width = self.page_table_BP.shape[1]
+        if int(needed_B1.max()) > width:
+            return -1
+        return int(self.page_table_BP.masked_fill(torch.arange(width) >= needed_B1, self.highest_page).min())
+
+    @cached_property
     def spans(self) -> tuple[Span, ...]:
         """One span a sequence, with only the pages that its context fills."""
         starts: list[int] = self.query_start_B1.tolist()

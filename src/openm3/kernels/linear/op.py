@@ -22,29 +22,49 @@ class PackedLinear:
         exact: return the fp32 product instead of one rounded to the weights' dtype. oneDNN through torch rounds its
             result, so a second pass computes product - result, which is the rounding error, and the sum of both
             is the product. Worth it for logits, where bf16 leaves steps of 0.125 at values of 16 to 32.
+        gated: of two weights of one shape, return silu(x W_1^T) * (x W_2^T) (SwiGLU, arXiv 2002.05202).
         backend: see `kernels/backend.py`.
 
     Attributes:
         layout: "native", "onednn" or "plain".
     """
 
-    def __init__(self, *weights_OI: Tensor, exact: bool = False, backend: str | None = None) -> None:
+    def __init__(
+        self, *weights_OI: Tensor, exact: bool = False, gated: bool = False, backend: str | None = None
+    ) -> None:
         if len({w.shape[1] for w in weights_OI}) != 1:
             raise ValueError(f"weights_OI: expected one input size, got {[list(w.shape) for w in weights_OI]}")
-        weight_OI = (torch.cat(weights_OI) if len(weights_OI) > 1 else weights_OI[0]).detach()
-        self.exact, self._dtype, self._num_outputs = exact, weight_OI.dtype, weight_OI.shape[0]
-        self.layout = _layout(weight_OI, choose(backend))
+        if gated and (exact or len(weights_OI) != 2 or weights_OI[0].shape != weights_OI[1].shape):
+            raise ValueError(f"gated: expected two weights of one shape, got {[list(w.shape) for w in weights_OI]}")
+        weights_OI = tuple(w.detach() for w in weights_OI)
+        self.exact, self.gated, self._dtype = exact, gated, weights_OI[0].dtype
+        self._num_outputs = sum(len(w) for w in weights_OI) // (2 if gated else 1)
+        self.layout = _layout(weights_OI[0], choose(backend))
+        if self.layout == "native" and gated:
+            self._weight = cpu.pack_gated(*weights_OI)
+            return
+        weight_OI = torch.cat(weights_OI) if len(weights_OI) > 1 else weights_OI[0]
         if self.layout == "native":
             weight_OI = cpu.pack(weight_OI)
         elif self.layout == "onednn":
             weight_OI = torch.ops.mkldnn._reorder_linear_weight(weight_OI)
         self._weight = weight_OI
 
-    def __call__(self, x_TI: Tensor) -> Tensor:
-        """`[T, all outputs]` of `[T, I]`; x is rounded to the weights' dtype."""
+    def __call__(self, x_TI: Tensor, *, add_to: Tensor | None = None) -> Tensor:
+        """`[T, all outputs]` of `[T, I]`; x is rounded to the weights' dtype.
+
+        `add_to`, fp32 and contiguous, takes the sum with the product in place and is what is returned.
+        """
         x_TI = x_TI.to(self._dtype)
         if self.layout == "native":
-            return cpu.linear(x_TI, self._weight, self._num_outputs, exact=self.exact)
+            return cpu.linear(x_TI, self._weight, self._num_outputs, exact=self.exact, gated=self.gated, add_to=add_to)
+        out_TO = self._product(x_TI)
+        if self.gated:
+            gate, up = out_TO.chunk(2, dim=-1)
+            out_TO = F.silu(gate) * up
+        return out_TO if add_to is None else add_to.add_(out_TO)
+
+    def _product(self, x_TI: Tensor) -> Tensor:
         if self.layout == "plain":
             return F.linear(x_TI.float(), self._weight.float()) if self.exact else F.linear(x_TI, self._weight)
         out_TO: Tensor = torch.ops.mkldnn._linear_pointwise(x_TI, self._weight, None, "none", [], "")

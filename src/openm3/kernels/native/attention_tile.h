@@ -13,10 +13,10 @@
 
 namespace openm3::OPENM3_ISA {
 
-constexpr int kMaxVectors = 4;                     // of rows in a tile
+constexpr int kMaxVectors = 4;  // of rows in a tile
 constexpr int kMaxRows = kMaxVectors * kLanes;
-constexpr int kMaxKeys = 256;                      // of a tile; also the largest page
-constexpr int64_t kStrip = 32;                     // columns of the values that are packed at a time
+constexpr int kMaxKeys = 256;   // of a tile; also the largest page
+constexpr int64_t kStrip = 32;  // columns of the values that are packed at a time
 
 constexpr int vectors_of(int64_t rows) { return rows <= kLanes ? 1 : rows <= 2 * kLanes ? 2 : kMaxVectors; }
 

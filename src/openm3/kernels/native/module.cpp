@@ -8,6 +8,7 @@
 #include "linear.h"
 #include "rms_norm.h"
 #include "rotate.h"
+#include "select_blocks.h"
 
 namespace nb = nanobind;
 using nb::literals::operator""_a;
@@ -59,6 +60,33 @@ void rotate(int dtype, Address heads, int64_t token_stride, Address cos, Address
                            at<int32_t>(context_len), at<int32_t>(page_table), sequences, table_width, num_threads});
 }
 
+openm3::QuantisedKeys quantised_at(Address keys, Address centres, Address bounds) {
+    return {at<uint8_t>(keys), at<float>(centres), at<openm3::PageBounds>(bounds)};
+}
+
+// The addresses of the quantised keys are 0 where there are none.
+void select_blocks(int dtype, Address q, int64_t q_token_stride, int64_t q_head_stride, Address k, int64_t page_stride,
+                   int64_t head_stride, int64_t slot_stride, Address block_ids, int64_t heads, int64_t key_heads,
+                   int64_t groups, int64_t page_size, int64_t head_size, int64_t blocks_per_query, int64_t init_blocks,
+                   int64_t local_blocks, Address query_start, Address context_len, Address page_table,
+                   int64_t sequences, int64_t table_width, Address keys, Address centres, Address bounds,
+                   Address counts, int num_threads) {
+    OPENM3_KERNEL(select_blocks)({static_cast<openm3::DType>(dtype), at<void>(q), q_token_stride, q_head_stride,
+                                  at<void>(k), page_stride, head_stride, slot_stride, at<int32_t>(block_ids), heads,
+                                  key_heads, groups, page_size, head_size, blocks_per_query, init_blocks, local_blocks,
+                                  at<int32_t>(query_start), at<int32_t>(context_len), at<int32_t>(page_table),
+                                  sequences, table_width, quantised_at(keys, centres, bounds), at<int64_t>(counts),
+                                  num_threads});
+}
+
+void quantise_keys(int dtype, Address k, int64_t page_stride, int64_t head_stride, int64_t slot_stride,
+                   int64_t key_heads, int64_t page_size, int64_t head_size, Address pages, int64_t num_pages,
+                   Address keys, Address centres, Address bounds, int num_threads) {
+    OPENM3_KERNEL(quantise_keys)({static_cast<openm3::DType>(dtype), at<void>(k), page_stride, head_stride, slot_stride,
+                                  key_heads, page_size, head_size, at<int64_t>(pages), num_pages,
+                                  quantised_at(keys, centres, bounds), num_threads});
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -69,5 +97,7 @@ NB_MODULE(_native, m) {
     m.def("attention", &attention, no_gil);
     m.def("rms_norm", &rms_norm, no_gil);
     m.def("rotate", &rotate, no_gil);
+    m.def("select_blocks", &select_blocks, no_gil);
+    m.def("quantise_keys", &quantise_keys, no_gil);
     m.attr("PANEL") = openm3::kPanel;
 }

@@ -53,7 +53,7 @@ INLINE Floats splat(float value) { return value - Floats{}; }
 INLINE Ints splat(int32_t value) { return value - Ints{}; }
 INLINE Words splat(uint32_t value) { return value - Words{}; }
 
-// b where either is NaN.
+// The result is b where either is NaN.
 INLINE Floats max(Floats a, Floats b) { return a > b ? a : b; }
 
 template <class To, class From>

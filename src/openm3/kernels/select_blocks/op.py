@@ -12,10 +12,11 @@ from openm3.config import SparseConfig
 from openm3.kernels import checks
 from openm3.kernels.backend import choose
 from openm3.kernels.paged import PagedBatch
-from openm3.kernels.select_blocks import reference, torch_path
+from openm3.kernels.select_blocks import cpu, reference, torch_path
+from openm3.kernels.select_blocks.quantised import QuantisedIndex
 
 _IMPLEMENTATIONS = {
-    "native": torch_path.select_blocks,  # no native code: torch's own operations
+    "native": cpu.select_blocks,
     "torch": torch_path.select_blocks,
     "reference": reference.select_blocks,
 }
@@ -28,6 +29,7 @@ def select_blocks(
     sparse: SparseConfig,
     *,
     num_groups: int,
+    quantised: QuantisedIndex | None = None,
     backend: str = "torch",
 ) -> Tensor:
     """The blocks that every query reads, per group of heads (MSA, arXiv 2606.13392, Index Branch).
@@ -51,6 +53,7 @@ def select_blocks(
         batch: sequences and pages; its page size is `sparse.index_block_size`.
         sparse: how many blocks, and which are always read.
         num_groups: R.
+        quantised: the same keys in 8 bits, up to date; the native backend then reads less and selects the same.
         backend: see `kernels/backend.py`.
 
     Returns:
@@ -72,4 +75,10 @@ def select_blocks(
         )
     if batch.page_size != sparse.index_block_size:
         raise ValueError(f"batch: expected pages of index_block_size {sparse.index_block_size}, got {batch.page_size}")
-    return _IMPLEMENTATIONS[choose(backend)](index_q_TJC, index_k_cache_PXSC, batch, sparse, num_groups)
+    args = (index_q_TJC, index_k_cache_PXSC, batch, sparse, num_groups)
+    if quantised is None:
+        return _IMPLEMENTATIONS[choose(backend)](*args)
+    if choose(backend) != "native":
+        raise ValueError(f"quantised: only the native backend reads it, got backend {backend!r}")
+    checks.check_shape("quantised.keys_PXSC", quantised.keys_PXSC, tuple(index_k_cache_PXSC.shape), "P, X, S, C")
+    return cpu.select_blocks(*args, quantised)

@@ -1,0 +1,53 @@
+// Vectors whose lanes are taken four at a time, and products of bytes: more of simd.h, for scans.
+#pragma once
+
+#include "simd.h"
+
+namespace openm3::OPENM3_ISA {
+
+constexpr int kFours = kLanes / 4;
+
+// The four words at `from`, once in each four of lanes.
+template <class Vector>
+INLINE Vector splat_four(const void* from) {
+#if defined(__AVX512BF16__)
+    return bits_as<Vector>(_mm512_broadcast_i32x4(load<__m128i>(from)));
+#elif defined(__AVX2__)
+    return bits_as<Vector>(_mm256_broadcastsi128_si256(load<__m128i>(from)));
+#else
+    return load<Vector>(from);
+#endif
+}
+
+// In each four: a0 + a1, a2 + a3, b0 + b1, b2 + b3.
+template <class Sum>
+INLINE Sum add_pairs(Sum a, Sum b) {
+#if defined(__AVX512BF16__)
+    const __m512 x = bits_as<__m512>(a), y = bits_as<__m512>(b);
+    return bits_as<Sum>(_mm512_shuffle_ps(x, y, 0x88)) + bits_as<Sum>(_mm512_shuffle_ps(x, y, 0xdd));
+#elif defined(__AVX2__)
+    const __m256 x = bits_as<__m256>(a), y = bits_as<__m256>(b);
+    return bits_as<Sum>(_mm256_shuffle_ps(x, y, 0x88)) + bits_as<Sum>(_mm256_shuffle_ps(x, y, 0xdd));
+#else
+    return Sum{a[0], a[2], b[0], b[2]} + Sum{a[1], a[3], b[1], b[3]};
+#endif
+}
+
+// sum + the four products of the signed bytes of `a` with the unsigned ones of `b`, in each lane.
+INLINE Ints dot(Ints sum, Words a, Words b) {
+#if defined(__AVX512VNNI__)
+    return bits_as<Ints>(_mm512_dpbusd_epi32(bits_as<__m512i>(sum), bits_as<__m512i>(b), bits_as<__m512i>(a)));
+#elif defined(__AVX2__)
+    const __m256i odd = _mm256_srai_epi16(bits_as<__m256i>(a), 8);
+    const __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(bits_as<__m256i>(a), 8), 8);
+    return sum + bits_as<Ints>(_mm256_madd_epi16(even, bits_as<__m256i>(b & 0x00ff00ffu))) +
+           bits_as<Ints>(_mm256_madd_epi16(odd, bits_as<__m256i>((b >> 8) & 0x00ff00ffu)));
+#else
+    for (int shift = 0; shift < 32; shift += 8) {
+        sum += (bits_as<Ints>(a << (24 - shift)) >> 24) * bits_as<Ints>((b >> shift) & 0xffu);
+    }
+    return sum;
+#endif
+}
+
+}  // namespace openm3::OPENM3_ISA

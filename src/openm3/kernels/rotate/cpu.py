@@ -1,0 +1,56 @@
+"""Native kernel, `native/rotate.cpp`. Letters as in `op.py`."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from openm3.kernels import native_call
+from openm3.kernels.backend import native
+from openm3.kernels.paged import PagedBatch
+from openm3.kernels.rotate import torch_path
+
+
+def rotate_and_write(
+    heads_TXD: Tensor,
+    cos_TE: Tensor,
+    sin_TE: Tensor,
+    k_cache_PRSD: Tensor,
+    v_cache_PRSD: Tensor,
+    batch: PagedBatch,
+) -> Tensor:
+    in_place = k_cache_PRSD.stride() == v_cache_PRSD.stride() and k_cache_PRSD.stride(3) == 1
+    if heads_TXD.device.type != "cpu" or heads_TXD.dtype not in native_call.DTYPES or not in_place:
+        return torch_path.rotate_and_write(heads_TXD, cos_TE, sin_TE, k_cache_PRSD, v_cache_PRSD, batch)
+    if heads_TXD.stride()[1:] != (heads_TXD.shape[2], 1):
+        heads_TXD = heads_TXD.contiguous()
+    cos_TE, sin_TE = cos_TE.contiguous(), sin_TE.contiguous()
+    num_tokens, num_all_heads, head_size = heads_TXD.shape
+    num_kv_heads = k_cache_PRSD.shape[1]
+    num_heads = num_all_heads - 2 * num_kv_heads
+    q_THD = torch.empty((num_tokens, num_heads, head_size), dtype=heads_TXD.dtype)
+    page_stride, head_stride, slot_stride, _ = k_cache_PRSD.stride()
+    native().rotate(
+        native_call.DTYPES[heads_TXD.dtype],
+        heads_TXD.data_ptr(),
+        heads_TXD.stride(0),
+        cos_TE.data_ptr(),
+        sin_TE.data_ptr(),
+        q_THD.data_ptr(),
+        k_cache_PRSD.data_ptr(),
+        v_cache_PRSD.data_ptr(),
+        page_stride,
+        head_stride,
+        slot_stride,
+        num_heads,
+        num_kv_heads,
+        batch.page_size,
+        head_size,
+        batch.query_start_B1.data_ptr(),
+        batch.context_len_B.data_ptr(),
+        batch.page_table_BP.data_ptr(),
+        len(batch.context_len_B),
+        batch.page_table_BP.shape[1],
+        torch.get_num_threads(),
+    )
+    return q_THD

@@ -1,0 +1,81 @@
+"""Index keys of 8 bits with error bounds, beside a cache of index keys: with them a decode step reads half as much, and
+selects the same blocks. Letters as in `op.py`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from openm3.kernels import checks, native_call
+from openm3.kernels.backend import native
+from openm3.kernels.paged import PagedBatch
+
+_LARGEST_HEAD = 1024  # sums of products of bytes are exact in fp32 up to there
+_NUM_BOUNDS = 4  # `PageBounds` in native/select_blocks.h
+
+
+class QuantisedIndex:
+    """The keys of every full page as centre + scale * int8, one scale and centre for a page and head.
+
+        index = QuantisedIndex(index_k_cache)
+        write_cache(...); index.update(index_k_cache, batch)  # each step
+        select_blocks(..., backend="native", quantised=index)
+
+    The scan of a sequence with few new tokens then reads these keys. They bound every block's score from both sides
+    (the derivation is in native/block_bounds.h); blocks whose upper bound stays below enough others' lower bounds are
+    out, and those that the bounds leave open are scored exactly from the cache. So the selection is the same, bit for
+    bit, on any keys; keys that are infinite or NaN have no bounds and are always scored.
+
+    Args:
+        index_k_cache_PXSC: the cache that it stands beside.
+
+    Attributes:
+        keys_PXSC: uint8, 128 more than the integer.
+        centre_PXC: fp32, the mean of the page's keys.
+        bounds_PX4: fp32: the scale; the longest error; the longest scale * integer; the longest key.
+        counts_2: int64: blocks bounded so far, and how many of them were scored.
+    """
+
+    def __init__(self, index_k_cache_PXSC: Tensor) -> None:
+        num_pages, num_heads, _, head_size = index_k_cache_PXSC.shape
+        if head_size % 16 or head_size > _LARGEST_HEAD:
+            raise ValueError(
+                f"index_k_cache_PXSC: expected a head size of 16, 32, ... {_LARGEST_HEAD}, got {head_size}"
+            )
+        self.keys_PXSC = torch.empty(index_k_cache_PXSC.shape, dtype=torch.uint8)
+        self.centre_PXC = torch.empty((num_pages, num_heads, head_size))
+        self.bounds_PX4 = torch.empty((num_pages, num_heads, _NUM_BOUNDS))
+        self.counts_2 = torch.zeros(2, dtype=torch.int64)
+
+    def update(self, index_k_cache_PXSC: Tensor, batch: PagedBatch) -> None:
+        """Quantises the pages that this step's tokens, written to the cache already, have filled."""
+        checks.check_cache("index_k_cache_PXSC", index_k_cache_PXSC, batch)
+        checks.check_shape("index_k_cache_PXSC", index_k_cache_PXSC, tuple(self.keys_PXSC.shape), "P, X, S, C")
+        size = batch.page_size
+        pages = torch.cat([s.pages[s.first_position // size : s.context_len // size] for s in batch.spans])
+        if not len(pages):
+            return
+        if index_k_cache_PXSC.stride(3) != 1:
+            index_k_cache_PXSC = index_k_cache_PXSC.contiguous()
+        native().quantise_keys(
+            native_call.DTYPES[index_k_cache_PXSC.dtype],
+            index_k_cache_PXSC.data_ptr(),
+            *index_k_cache_PXSC.stride()[:3],
+            *self.keys_PXSC.shape[1:],
+            pages.data_ptr(),
+            len(pages),
+            *self.addresses,
+            torch.get_num_threads(),
+        )
+
+    @property
+    def addresses(self) -> tuple[int, int, int]:
+        """What the native kernels are given."""
+        return self.keys_PXSC.data_ptr(), self.centre_PXC.data_ptr(), self.bounds_PX4.data_ptr()
+
+    @property
+    def scored_share(self) -> float:
+        """The share of bounded blocks that were scored exactly."""
+        bounded, scored = self.counts_2.tolist()
+        return float(scored / max(bounded, 1))
