@@ -13,7 +13,9 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 def check_shape(name: str, tensor: Tensor, expected: tuple[int | None, ...], letters: str) -> None:
     """Checks the shape; None stands for any size. `letters` is the shape in the words of the docstring."""
-    shape = tuple(tensor.shape)
+    shape = tensor.shape
+    if shape == expected:
+        return
     if len(shape) != len(expected) or any(e is not None and e != s for e, s in zip(expected, shape, strict=True)):
         wanted = ", ".join("any" if size is None else str(size) for size in expected)
         raise ValueError(f"{name}: expected [{letters}] = [{wanted}], got {list(shape)}")

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from openm3.config import ModelConfig, SparseConfig
 from openm3.kernels.dense_attention import dense_attention
 from openm3.kernels.paged import PagedBatch
+from openm3.kernels.rotate import rotate_and_write
 from openm3.kernels.select_blocks import select_blocks
 from openm3.kernels.sparse_attention import sparse_attention
-from openm3.kernels.write_cache import write_cache
 from openm3.model.cache import LayerCache
 from openm3.model.linear import FusedLinear
 from openm3.model.rope import Rotation
@@ -38,17 +38,17 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(self.num_heads * self.head_dim, config.hidden_size, bias=False)
         self.fused = (FusedLinear(self.q_proj, self.k_proj, self.v_proj), FusedLinear(self.o_proj))
 
-    def forward(self, x_TC: Tensor, paged: PagedBatch, cache: LayerCache, rotation: Rotation) -> Tensor:
+    def forward(
+        self, x_TC: Tensor, stream_TC: Tensor, paged: PagedBatch, cache: LayerCache, rotation: Rotation
+    ) -> Tensor:
+        """The stream with the result added to it."""
         qkv, out = self.fused
         heads_TXD = qkv(x_TC).unflatten(-1, (-1, self.head_dim))
-        num_rotated = self.num_heads + self.num_kv_heads
-        v_TRD = heads_TXD[:, num_rotated:]
-        q_THD, k_TRD = rotation.apply(heads_TXD[:, :num_rotated]).split((self.num_heads, self.num_kv_heads), dim=1)
         k, v, backend = cache.k_PRSD, cache.v_PRSD, self.backend
-        write_cache((k_TRD, v_TRD), (k, v), paged, backend=backend)
+        q_THD = rotate_and_write(heads_TXD, rotation.cos_TE, rotation.sin_TE, k, v, paged, backend=backend)
         if self.sparse is None:
             mixed_THD = dense_attention(q_THD, k, v, paged, backend=backend)
         else:
             block_ids_TRN = select_blocks(q_THD, k, paged, self.sparse, num_groups=self.num_kv_heads, backend=backend)
             mixed_THD = sparse_attention(q_THD, k, v, block_ids_TRN, paged, backend=backend)
-        return out(mixed_THD.flatten(1))
+        return out(mixed_THD.flatten(1), add_to=stream_TC)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from openm3.config import ModelConfig, SparseConfig
 from openm3.kernels.paged import PagedBatch
+from openm3.kernels.rms_norm import rms_norm
 from openm3.model.attention import Attention
 from openm3.model.batch import Batch
 from openm3.model.cache import KVCache, LayerCache
@@ -26,14 +27,23 @@ class DecoderLayer(nn.Module):
 
     def __init__(self, config: ModelConfig, sparse: SparseConfig | None, backend: str) -> None:
         super().__init__()
+        self.backend = backend
         self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.self_attn = Attention(config, sparse, backend)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.mlp = MLP(config)
 
     def forward(self, x_TC: Tensor, paged: PagedBatch, cache: LayerCache, rotation: Rotation) -> Tensor:
-        x_TC = x_TC + self.self_attn(self.input_layernorm(x_TC), paged, cache, rotation)
-        return cast(Tensor, x_TC + self.mlp(self.post_attention_layernorm(x_TC)))
+        dtype = cache.k_PRSD.dtype
+        normed_TC = normalize(self.input_layernorm, x_TC, dtype, self.backend)
+        x_TC = self.self_attn(normed_TC, x_TC, paged, cache, rotation)
+        normed_TC = normalize(self.post_attention_layernorm, x_TC, dtype, self.backend)
+        return cast(Tensor, self.mlp(normed_TC, x_TC))
+
+
+def normalize(norm: nn.RMSNorm, x_TC: Tensor, dtype: torch.dtype, backend: str) -> Tensor:
+    """`norm` by the kernel, in the dtype that the next matrix product takes."""
+    return rms_norm(x_TC, norm.weight, cast(float, norm.eps), dtype, backend=backend)
 
 
 class Decoder(nn.Module):
@@ -47,7 +57,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig, sparse: SparseConfig | None = None, backend: str = "torch") -> None:
         super().__init__()
-        self.config = config
+        self.config, self.backend = config, backend
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(DecoderLayer(config, sparse, backend) for _ in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
@@ -62,8 +72,8 @@ class Decoder(nn.Module):
         for module in self.modules():
             if isinstance(module, (Attention, MLP)):
                 for linear in module.fused:
-                    linear.pack()
-        self._head.pack(exact=True)
+                    linear.pack(backend=self.backend)
+        self._head.pack(exact=True, backend=self.backend)
         return self
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
@@ -72,8 +82,8 @@ class Decoder(nn.Module):
         Returns:
             fp32 `[L, V]`: next-token logits of the rows `batch.logit_rows_L`.
         """
-        x_TC = self.hidden_states(batch, cache)
-        return self._head(self.norm(x_TC[batch.logit_rows_L])).float()
+        x_LC = self.hidden_states(batch, cache)[batch.logit_rows_L]
+        return self._head(normalize(self.norm, x_LC, cache.layers[0].k_PRSD.dtype, self.backend)).float()
 
     def hidden_states(self, batch: Batch, cache: KVCache) -> Tensor:
         """fp32 `[T, C]`: the stream after the last layer, before the final norm."""

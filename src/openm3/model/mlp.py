@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from openm3.config import ModelConfig
 from openm3.model.linear import FusedLinear
@@ -17,9 +16,9 @@ class MLP(nn.Module):
         self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-        self.fused = (FusedLinear(self.gate_proj, self.up_proj), FusedLinear(self.down_proj))
+        self.fused = (FusedLinear(self.gate_proj, self.up_proj, gated=True), FusedLinear(self.down_proj))
 
-    def forward(self, x_TC: Tensor) -> Tensor:
-        gate_up, down = self.fused
-        gate, up = gate_up(x_TC).chunk(2, dim=-1)
-        return down(F.silu(gate) * up)
+    def forward(self, x_TC: Tensor, stream_TC: Tensor) -> Tensor:
+        """The stream with the result added to it."""
+        gated, down = self.fused
+        return down(gated(x_TC), add_to=stream_TC)

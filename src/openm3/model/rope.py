@@ -13,22 +13,16 @@ from openm3.config import ModelConfig, RopeScaling
 
 @dataclass(frozen=True)
 class Rotation:
-    """Cosines and sines of a batch's positions, fp32 `[T, 1, D/2]`, the same in every layer."""
+    """Cosines and sines of a batch's positions, fp32 `[T, D/2]`, the same in every layer."""
 
-    cos_T1E: Tensor
-    sin_T1E: Tensor
-
-    def apply(self, x_THD: Tensor) -> Tensor:
-        """Rotates every head; computed in fp32, returned in x's dtype."""
-        first, second = x_THD.float().chunk(2, dim=-1)
-        cos, sin = self.cos_T1E, self.sin_T1E
-        return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).to(x_THD.dtype)
+    cos_TE: Tensor
+    sin_TE: Tensor
 
 
 def rotation(inv_freq_E: Tensor, positions_T: Tensor) -> Rotation:
     """The rotation of tokens at `positions_T` (int64)."""
-    angle_T1E = (positions_T.float()[:, None] * inv_freq_E)[:, None]
-    return Rotation(angle_T1E.cos(), angle_T1E.sin())
+    angle_TE = positions_T.float()[:, None] * inv_freq_E
+    return Rotation(angle_TE.cos(), angle_TE.sin())
 
 
 def inverse_frequencies(config: ModelConfig) -> Tensor:
