@@ -14,6 +14,8 @@
 //   there is one, |q| |k| is finite, so that no sum on the way to the exact score overflowed.
 #pragma once
 
+#include <cfloat>
+
 #include "row_products.h"
 #include "select_blocks.h"
 
@@ -75,8 +77,8 @@ public:
         for (int64_t c = 0; c < head_size_; ++c) {
             largest = magnitude(floats_[c]) > largest ? magnitude(floats_[c]) : largest;
             square += floats_[c] * floats_[c];
-            centre_products_.set_word(row, c, floats_[c]);
         }
+        centre_products_.set_row(row, floats_);
         Row& to = rows_[row];
         to.length = length_of(square);
         to.scale = scale_of(largest, to.length);
@@ -84,7 +86,7 @@ public:
         to.error = length_of(lost);
         to.offset = 0;
         for (int64_t c = 0; c < head_size_; ++c) to.offset += 128 * bytes_[c];
-        for (int64_t i = 0; i < head_size_ / 4; ++i) byte_products_.set_word(row, i, load<uint32_t>(bytes_ + 4 * i));
+        byte_products_.set_row(row, reinterpret_cast<const uint32_t*>(bytes_));
     }
 
     // Takes the products with a block's keys and centre. `next` is fetched into the cache meanwhile.
@@ -97,11 +99,10 @@ public:
             for (int n = 0; n < 4; ++n) {
                 four[n] = reinterpret_cast<const uint32_t*>(block.keys + min(i + n, count - 1) * head_size_);
             }
-            byte_products_.add(four, reinterpret_cast<const char*>(next.keys + i * head_size_));
+            byte_products_.add(four, next.keys + i * head_size_);
         }
         centre_products_.start(-FLT_MAX);
-        centre_products_.add({block.centre, block.centre, block.centre, block.centre},
-                             reinterpret_cast<const char*>(block.centre));
+        centre_products_.add({block.centre, block.centre, block.centre, block.centre}, block.centre);
     }
 
     struct Range { float lower, upper; };
@@ -126,8 +127,8 @@ private:
     };
 
     int64_t head_size_;
-    RowProducts<Ints, Words> byte_products_;
-    RowProducts<Floats, Floats> centre_products_;
+    RowPeaks<Ints, Words> byte_products_;
+    RowPeaks<Floats, Floats> centre_products_;
     Row* rows_;
     float* floats_;  // [C], a row
     int8_t* bytes_;  // [C], a row

@@ -52,7 +52,7 @@ struct Plan {
         results = arena.take<Partial>(units * chunks);
         unfinished = arena.take<int32_t>(units);
         for (int64_t i = 0; i < units * chunks; ++i) {
-            const Partial result = Partial::take(arena, vectors_of(rows_per_unit) * kLanes, head_size);
+            const Partial result = Partial::take(arena, rows_per_unit, head_size);
             if (!arena.measures()) results[i] = result;
         }
         for (int64_t i = 0; i < units && !arena.measures(); ++i) unfinished[i] = static_cast<int32_t>(parts);
@@ -75,8 +75,10 @@ public:
     // Positions that the last of the rows sees.
     int64_t visible() const { return plan_.context - plan_.tokens + first_token_ + tokens_; }
 
+    int64_t rows() const { return tokens_ * heads_; }
+
     void start(Tile<Element>& tile) const {
-        tile.start(plan_.rows_per_unit);
+        tile.start(rows());
         for (int64_t i = 0; i < tokens_; ++i) {
             const int64_t token = plan_.first_token + first_token_ + i;
             const int64_t offset = token * call_.q_token_stride + first_head_ * call_.q_head_stride;
@@ -89,11 +91,11 @@ public:
     void attend(Tile<Element>& tile, int64_t chunk, int64_t last, Partial result) const {
         const Pages<Element> pages(call_, sequence_, kv_head_);
         const int64_t end = min(chunk_start(chunk + 1), visible()), read_end = min(chunk_start(last), visible());
-        result.clear(call_.head_size);
+        result.clear(rows(), call_.head_size);
         for (int64_t first = chunk_start(chunk); first < end; first += kTileKeys) {
             const int64_t count = min(end - first, kTileKeys);
             const int64_t next = first + count < read_end ? first + count : first;
-            merge(result, tile.attend(pages, first, count, next), 0, result.rows, call_.head_size);
+            merge(result, tile.attend(pages, first, count, next), 0, rows(), call_.head_size);
         }
     }
 
@@ -126,25 +128,23 @@ void run_task(const AttentionCall& call, const Plan& plan, int64_t sequence, int
     build(measure);
     Arena arena(thread_scratch(Use::task, measure.taken()));
     auto memory = build(arena);
-    const int64_t rows = vectors_of(plan.rows_per_unit) * kLanes;
-    const Partial sum = memory.sum.narrowed(rows);
     const int64_t number = task / plan.parts, part = task % plan.parts;
     const Unit<Element> unit(call, plan, sequence, number);
     const int64_t first = chunk_count(unit.visible() * part / plan.parts);
     const int64_t end = chunk_count(unit.visible() * (part + 1) / plan.parts);
+    const Partial sum = memory.sum;
     unit.start(memory.tile);
-    sum.clear(call.head_size);
+    sum.clear(unit.rows(), call.head_size);
     if (plan.parts == 1) {
-        const Partial chunk = memory.chunk.narrowed(rows);
         for (int64_t i = first; i < end; ++i) {
-            unit.attend(memory.tile, i, end, chunk);
-            merge(sum, chunk, 0, rows, call.head_size);
+            unit.attend(memory.tile, i, end, memory.chunk);
+            merge(sum, memory.chunk, 0, unit.rows(), call.head_size);
         }
     } else {
         const Partial* results = plan.results + number * plan.chunks;
         for (int64_t i = first; i < end; ++i) unit.attend(memory.tile, i, end, results[i]);
         if (__atomic_sub_fetch(&plan.unfinished[number], 1, __ATOMIC_ACQ_REL) > 0) return;
-        for (int64_t i = 0; i < chunk_count(unit.visible()); ++i) merge(sum, results[i], 0, rows, call.head_size);
+        for (int64_t i = 0; i < chunk_count(unit.visible()); ++i) merge(sum, results[i], 0, unit.rows(), call.head_size);
     }
     unit.write(sum);
 }

@@ -44,8 +44,11 @@ void block(const LinearCall& call, int64_t first, int64_t row) {
     const uint32_t* x[N];
     for (int n = 0; n < N; ++n) x[n] = reinterpret_cast<const uint32_t*>(call.x + (row + n) * call.x_stride);
     Floats sums[N][W] = {};
-    add_product<Words>(sums, depth, [&](int64_t i, int w) { return weight[w] + i * kPanel; },
-                       [&](int64_t i, int n) { return x[n] + i; }, [&](int64_t i) { return weight[0] + (i + 32) * kPanel; });
+    const auto weights = [&](int64_t i, Words (&lanes)[W]) {
+        for (int w = 0; w < W; ++w) lanes[w] = load<Words>(weight[w] + i * kPanel);
+    };
+    add_product<Words>(sums, depth, weights, [&](int64_t i, int n) { return x[n] + i; }, weight[0] + 32 * kPanel,
+                       kPanel * sizeof(uint32_t));
     for (int n = 0; n < N; ++n) {
         for (int w = 0; w < kOutputs; ++w) {
             const int64_t column = (first + w) * kLanes;

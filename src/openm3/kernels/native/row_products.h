@@ -1,9 +1,10 @@
-// The largest product of each of a few rows with any of many keys. A vector holds some rows with four lanes each, of
-// which every lane takes each fourth word; so a load of four words of a key serves all rows, and one row alone is no
-// slower than four. A row adds its terms in one order, whatever else is in the call.
+// Products of a few rows with many keys. A vector holds some rows with four lanes each, of which every lane takes each
+// fourth word; so a load of four words of a key serves all rows, and one row alone is no slower than four. A row adds its
+// terms in one order, whatever else is in the call.
 #pragma once
 
-#include "attention_tile.h"
+#include "arena.h"
+#include "arithmetic.h"
 #include "simd_fours.h"
 
 namespace openm3::OPENM3_ISA {
@@ -12,33 +13,80 @@ namespace openm3::OPENM3_ISA {
 template <class Sum, class Vector>
 class RowProducts {
 public:
-    using Number = decltype(Sum{}[0] + 0);
     using Word = decltype(Vector{}[0] + 0);
 
-    // `words` of a row or key: a multiple of 4.
+    // At most `rows`. `words` of a row or key: a multiple of 4.
     RowProducts(Arena& arena, int64_t rows, int64_t words)
-        : vectors_(divide_up(rows, kFours)),
-          steps_(words / 4),
-          wide_(vectors_ / kWide * kWide),
-          rows_(arena.take<Word>(vectors_ * kLanes * steps_)),
-          peaks_(arena.take<Number>(vectors_ * kLanes)) {}
-
-    void set_word(int64_t row, int64_t i, Word word) {
-        const int64_t vector = row / kFours, lane = row % kFours * 4 + i % 4;
-        const int64_t place = vector < wide_ ? (vector / kWide * steps_ + i / 4) * kWide + vector % kWide
-                                             : vector * steps_ + i / 4;
-        rows_[place * kLanes + lane] = word;
+        : steps_(words / 4), rows_(arena.take<Word>(divide_up(rows, kFours) * kLanes * steps_)) {
+        set_rows(rows);
     }
+
+    void set_rows(int64_t rows) { vectors_ = divide_up(rows, kFours); }
+    int64_t vectors() const { return vectors_; }
+
+    void set_row(int64_t row, const Word* words) {
+        for (int64_t i = 0; i < steps_; ++i) {
+            std::memcpy(rows_ + (row / kFours * steps_ + i) * kLanes + row % kFours * 4, words + i * 4, 4 * sizeof(Word));
+        }
+    }
+
+    // take(vector, products) has the products of four keys with the rows of a vector: those of a row side by side. As many
+    // bytes as the keys have are fetched from `ahead` meanwhile.
+    template <class Take>
+    void multiply(const Word* const (&keys)[4], const void* ahead, const Take& take) const {
+        int64_t vector = 0;
+        for (; vector + kWide <= vectors_; vector += kWide) multiply<kWide>(vector, keys, ahead, take);
+        for (; vector < vectors_; ++vector) multiply<1>(vector, keys, ahead, take);
+    }
+
+private:
+    static constexpr int kWide = kSums / 4;  // vectors that share the loads of keys
+
+    template <int W, class Take>
+    INLINE void multiply(int64_t vector, const Word* const (&keys)[4], const void* ahead, const Take& take) const {
+        const Word* rows = rows_ + vector * steps_ * kLanes;
+        Sum sums[4][W] = {};
+        for (int64_t i = 0; i < steps_; ++i) {
+            if (vector == 0) __builtin_prefetch(static_cast<const char*>(ahead) + i * 64);
+            Vector lanes[W];
+#pragma GCC unroll 4
+            for (int w = 0; w < W; ++w) lanes[w] = load<Vector>(rows + (w * steps_ + i) * kLanes);
+#pragma GCC unroll 4
+            for (int n = 0; n < 4; ++n) {
+                const Vector four = splat_four<Vector>(keys[n] + i * 4);
+#pragma GCC unroll 4
+                for (int w = 0; w < W; ++w) sums[n][w] = dot(sums[n][w], lanes[w], four);
+            }
+        }
+#pragma GCC unroll 4
+        for (int w = 0; w < W; ++w) {
+            take(vector + w, add_pairs(add_pairs(sums[0][w], sums[1][w]), add_pairs(sums[2][w], sums[3][w])));
+        }
+    }
+
+    int64_t steps_, vectors_;
+    Word* rows_;  // [vectors][steps][kLanes]
+};
+
+// The largest product of each row with any of the keys; one that is NaN is never the largest.
+template <class Sum, class Vector>
+class RowPeaks : public RowProducts<Sum, Vector> {
+public:
+    using Number = decltype(Sum{}[0] + 0);
+    using typename RowProducts<Sum, Vector>::Word;
+
+    RowPeaks(Arena& arena, int64_t rows, int64_t words)
+        : RowProducts<Sum, Vector>(arena, rows, words), peaks_(arena.take<Number>(round_up(rows, kFours) * 4)) {}
 
     void start(Number least) {
-        for (int64_t i = 0; i < vectors_ * kLanes; ++i) peaks_[i] = least;
+        for (int64_t i = 0; i < this->vectors() * kLanes; ++i) peaks_[i] = least;
     }
 
-    // Raises the peaks to the products with four keys; one that is NaN raises none. As many bytes as the keys have are
-    // fetched from `ahead` meanwhile.
-    void add(const Word* const (&keys)[4], const char* ahead) {
-        for (int64_t vector = 0; vector < wide_; vector += kWide) add<kWide>(vector, keys, ahead);
-        for (int64_t vector = wide_; vector < vectors_; ++vector) add<1>(vector, keys, ahead);
+    void add(const Word* const (&keys)[4], const void* ahead) {
+        this->multiply(keys, ahead, [&](int64_t vector, Sum products) {
+            const Sum peaks = load<Sum>(peaks_ + vector * kLanes);
+            store(peaks_ + vector * kLanes, products > peaks ? products : peaks);
+        });
     }
 
     Number peak(int64_t row) const {
@@ -48,35 +96,6 @@ public:
     }
 
 private:
-    static constexpr int kWide = kSums / 4;  // vectors that share the loads of keys
-
-    template <int W>
-    void add(int64_t vector, const Word* const (&keys)[4], const char* ahead) {
-        const Word* rows = rows_ + vector * steps_ * kLanes;
-        Sum sums[4][W] = {};
-        for (int64_t i = 0; i < steps_; ++i) {
-            if (vector == 0) __builtin_prefetch(ahead + i * 64);
-            Vector lanes[W];
-#pragma GCC unroll 4
-            for (int w = 0; w < W; ++w) lanes[w] = load<Vector>(rows + (i * W + w) * kLanes);
-#pragma GCC unroll 4
-            for (int n = 0; n < 4; ++n) {
-                const Vector four = splat_four<Vector>(keys[n] + i * 4);
-#pragma GCC unroll 4
-                for (int w = 0; w < W; ++w) sums[n][w] = dot(sums[n][w], lanes[w], four);
-            }
-        }
-        for (int w = 0; w < W; ++w) {
-            const Sum products = add_pairs(add_pairs(sums[0][w], sums[1][w]), add_pairs(sums[2][w], sums[3][w]));
-            Number* to = peaks_ + (vector + w) * kLanes;
-            const Sum peaks = load<Sum>(to);
-            store(to, products > peaks ? products : peaks);
-        }
-    }
-
-    int64_t vectors_, steps_;
-    int64_t wide_;   // the first vectors, which are taken kWide at a time
-    Word* rows_;     // [wide_ / kWide][steps][kWide][kLanes], then [steps][kLanes] for each of the others
     Number* peaks_;  // [vectors][kLanes], of every fourth key
 };
 

@@ -16,6 +16,7 @@ namespace {
 constexpr int64_t kBoundedTokens = 4;  // of a sequence: with more, products take longer than reading keys
 constexpr int64_t kBoundedBlocks = 8;  // for each slot to fill: with fewer, bounds leave too many open
 constexpr int64_t kTaskBlocks = 8;     // that are worth a task
+constexpr int64_t kUnitRows = 64;      // of a few tokens
 
 // Replaces the least of a heap whose every element is at most its children, 2i + 1 and 2i + 2.
 void replace_least(float* heap, int64_t size, float value) {
@@ -59,7 +60,7 @@ public:
           heads_(call.heads / call.key_heads),
           unit_groups_(call.groups / call.key_heads),
           group_heads_(call.heads / call.groups),
-          unit_tokens_(heads_ < kMaxRows ? kMaxRows / heads_ : 1),
+          unit_tokens_(heads_ < kUnitRows ? kUnitRows / heads_ : 1),
           open_slots_(call.blocks_per_query - call.init_blocks - call.local_blocks) {}
 
     void run() {

@@ -33,6 +33,46 @@ INLINE Sum add_pairs(Sum a, Sum b) {
 #endif
 }
 
+// 0, 1, 2, 3 in each four.
+INLINE Ints lane_of_four() {
+    Ints lanes;
+    for (int i = 0; i < kLanes; ++i) lanes[i] = i % 4;
+    return lanes;
+}
+
+// In each four: the lanes 1, 0, 3, 2.
+INLINE Floats swap_pairs(Floats x) {
+#if defined(__AVX512BF16__)
+    return bits_as<Floats>(_mm512_permute_ps(bits_as<__m512>(x), 0xb1));
+#elif defined(__AVX2__)
+    return bits_as<Floats>(_mm256_permute_ps(bits_as<__m256>(x), 0xb1));
+#else
+    return Floats{x[1], x[0], x[3], x[2]};
+#endif
+}
+
+// In each four: the lanes 2, 3, 0, 1.
+INLINE Floats swap_halves(Floats x) {
+#if defined(__AVX512BF16__)
+    return bits_as<Floats>(_mm512_permute_ps(bits_as<__m512>(x), 0x4e));
+#elif defined(__AVX2__)
+    return bits_as<Floats>(_mm256_permute_ps(bits_as<__m256>(x), 0x4e));
+#else
+    return Floats{x[2], x[3], x[0], x[1]};
+#endif
+}
+
+// Of each four, in all its lanes.
+INLINE Floats max_of_fours(Floats x) {
+    x = max(x, swap_pairs(x));
+    return max(x, swap_halves(x));
+}
+
+INLINE Floats sum_of_fours(Floats x) {
+    x = x + swap_pairs(x);
+    return x + swap_halves(x);
+}
+
 // sum + the four products of the signed bytes of `a` with the unsigned ones of `b`, in each lane.
 INLINE Ints dot(Ints sum, Words a, Words b) {
 #if defined(__AVX512VNNI__)

@@ -42,25 +42,22 @@ void run_task(const AttentionCall& call, const Plan& plan, int64_t sequence, int
     const int64_t first = task / call.kv_heads / plan.slices * plan.tokens_per_task;
     const int64_t queries = min(plan.tokens - first, plan.tokens_per_task);
     const int64_t first_token = plan.first_token + first, first_position = plan.first_position + first;
-    const int64_t rows = round_up(heads, kLanes);
-
-    const int64_t packed_size = head_size / Tile<Element>::kPerWord * rows;
+    const auto* const q = static_cast<const Element*>(call.q) + first_token * call.q_token_stride +
+                          first_head * call.q_head_stride;
 
     const auto build = [&](Arena& arena) {
         struct {
             Tile<Element> tile;
-            typename Tile<Element>::Word* packed;  // [queries][words][rows]
             Partial* sums;              // [queries]
             const int32_t** remaining;  // [queries], the ids that a query has still to read
             int32_t *next, *readers;    // [queries]
         } memory{{arena, head_size, call.scale},
-                 arena.take<typename Tile<Element>::Word>(queries * packed_size + kLanes),
                  arena.take<Partial>(queries),
                  arena.take<const int32_t*>(queries),
                  arena.take<int32_t>(queries),
                  arena.take<int32_t>(queries)};
         for (int64_t i = 0; i < queries; ++i) {
-            const Partial sum = Partial::take(arena, rows, head_size);
+            const Partial sum = Partial::take(arena, heads, head_size);
             if (!arena.measures()) memory.sums[i] = sum;
         }
         return memory;
@@ -77,12 +74,9 @@ void run_task(const AttentionCall& call, const Plan& plan, int64_t sequence, int
         return memory.remaining[i] < ids_end(i) && *memory.remaining[i] >= 0 ? *memory.remaining[i] : kNoBlock;
     };
     for (int64_t i = 0; i < queries; ++i) {
-        memory.sums[i].clear(head_size);
+        memory.sums[i].clear(heads, head_size);
         memory.remaining[i] = ids_end(i) - call.blocks_per_query;
         memory.next[i] = next_id(i);
-        const int64_t offset = (first_token + i) * call.q_token_stride + first_head * call.q_head_stride;
-        memory.tile.pack_rows(memory.packed + i * packed_size, rows, heads, static_cast<const Element*>(call.q) + offset,
-                              call.q_head_stride);
     }
 
     const Pages<Element> pages(call, sequence, kv_head);
@@ -106,7 +100,10 @@ void run_task(const AttentionCall& call, const Plan& plan, int64_t sequence, int
             const int32_t* chosen = memory.readers + done;
             const int64_t count = min(readers - done, readers_per_tile);
             memory.tile.start(count * heads);
-            memory.tile.set_packed_rows(chosen, count, heads, memory.packed, packed_size, rows, first_position);
+            for (int64_t i = 0; i < count; ++i) {
+                memory.tile.set_rows(i * heads, heads, q + chosen[i] * call.q_token_stride, call.q_head_stride,
+                                     first_position + chosen[i]);
+            }
             const int64_t visible = first_position + chosen[count - 1] + 1 - first_key;
             const Partial result = memory.tile.attend(pages, first_key, min(visible, call.page_size), next_key);
             for (int64_t i = 0; i < count; ++i) merge(memory.sums[chosen[i]], result, i * heads, heads, head_size);
