@@ -92,10 +92,11 @@ def msa(
     Raises:
         ValueError: shapes, dtypes or devices do not fit, or `kl` is unknown.
     """
-    sparse, backend = sparse or SparseConfig(), choose(backend)
+    sparse = sparse or SparseConfig()
     scale = float(q_BHTD.shape[-1] ** -0.5) if scale is None else scale
     _check(q_BHTD, k_BRLD, v_BRLD, index_q_BJTC, index_k_BXLC, kl)
     layout = PlainLayout.build(q_BHTD, k_BRLD, sparse.index_block_size)
+    index_backend, backend = choose(backend, index_q_BJTC), choose(backend, q_BHTD)
     with torch.no_grad():
         block_ids_TRN = select_blocks(
             layout.pack(index_q_BJTC),
@@ -103,7 +104,7 @@ def msa(
             layout.batch,
             sparse,
             num_groups=k_BRLD.shape[1],
-            backend=backend,
+            backend=index_backend,
         )
     out_BHTD, lse_BHT = attend_blocks(q_BHTD, k_BRLD, v_BRLD, block_ids_TRN, layout, scale=scale, backend=backend)
     if kl is None:

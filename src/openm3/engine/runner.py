@@ -33,7 +33,7 @@ class Runner:
             getattr(torch, config.dtype),
             config.sparse.index_block_size,
         )
-        self.backend = choose(config.backend)
+        self.backend = choose(config.backend, like=torch.empty(0, model.head_dim, dtype=dtype))
         self.max_context = config.max_context or model.max_position_embeddings
         one_page = page_bytes(model, page_size, dtype)
         full_window = -(-self.max_context // page_size) * one_page

@@ -83,7 +83,7 @@ def attention(
     if block_indices is not None:
         layout = PlainLayout.build(query, key, config.index_block_size)
         ids_TRN = _ascending(block_indices).transpose(1, 2).flatten(0, 1)
-        out_BHTD, _ = attend_blocks(query, key, value, ids_TRN, layout, scale=scale, backend=choose())
+        out_BHTD, _ = attend_blocks(query, key, value, ids_TRN, layout, scale=scale, backend=choose(like=query))
         return out_BHTD.transpose(1, 2), None
     if (
         query.requires_grad or query.shape[2] == key.shape[2]
@@ -91,7 +91,7 @@ def attention(
         return _torchs(module, query, key, value, scaling)
     layout = PlainLayout.build(query, key, config.index_block_size)
     pages = layout.to_pages(key), layout.to_pages(value)
-    out_THD = dense_attention(layout.pack(query), *pages, layout.batch, scale=scale, backend=choose())
+    out_THD = dense_attention(layout.pack(query), *pages, layout.batch, scale=scale, backend=choose(like=query))
     return layout.unpack(out_THD).transpose(1, 2), None
 
 
@@ -135,7 +135,7 @@ def _indexer_forward(
         layout.batch,
         sparse,
         num_groups=self.num_heads,
-        backend=choose(),
+        backend=choose(like=q_BJTC),
     )
     return layout.unpack(ids_TRN)
 

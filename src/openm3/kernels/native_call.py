@@ -9,17 +9,6 @@ from openm3.kernels.backend import native
 from openm3.kernels.paged import PagedBatch
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
-_MOST_PAGE_TOKENS = 256
-
-
-def handles(q_THD: Tensor, batch: PagedBatch) -> bool:
-    """Whether there is native code for these sizes; else the native backend computes with torch's operations."""
-    return (
-        q_THD.device.type == "cpu"
-        and q_THD.dtype in DTYPES
-        and q_THD.shape[2] % 16 == 0
-        and batch.page_size <= _MOST_PAGE_TOKENS
-    )
 
 
 def attend(

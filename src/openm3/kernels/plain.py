@@ -41,7 +41,7 @@ class PlainLayout:
         return x_THD.unflatten(0, (-1, self.num_queries)).transpose(1, 2)
 
     def to_pages(self, x_BRLD: Tensor) -> Tensor:
-        """`[B*blocks, R, S, D]`, the last page of a sequence filled up with zeros."""
+        """`[B*blocks, R, S, D]`, the last page of a sequence filled up with zeros; a view where it can be one."""
         padding = self.num_blocks * self.block_size - self.context_len
-        padded = torch.nn.functional.pad(x_BRLD, (0, 0, 0, padding))
-        return padded.unflatten(2, (self.num_blocks, self.block_size)).transpose(1, 2).flatten(0, 1).contiguous()
+        padded = torch.nn.functional.pad(x_BRLD, (0, 0, 0, padding)) if padding else x_BRLD
+        return padded.unflatten(2, (self.num_blocks, self.block_size)).transpose(1, 2).flatten(0, 1)

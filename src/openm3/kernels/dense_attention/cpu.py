@@ -5,13 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from openm3.kernels import native_call
-from openm3.kernels.dense_attention import torch_path
 from openm3.kernels.paged import PagedBatch
 
 
 def dense_attention(
     q_THD: Tensor, k_cache_PRSD: Tensor, v_cache_PRSD: Tensor, batch: PagedBatch, scale: float
 ) -> Tensor:
-    if not native_call.handles(q_THD, batch):
-        return torch_path.dense_attention(q_THD, k_cache_PRSD, v_cache_PRSD, batch, scale)
     return native_call.attend(q_THD, k_cache_PRSD, v_cache_PRSD, None, batch, scale)

@@ -49,4 +49,4 @@ def dense_attention(
     checks.check_attention(q_THD, k_cache_PRSD, v_cache_PRSD, batch)
     if scale is None:
         scale = float(q_THD.shape[2] ** -0.5)
-    return _IMPLEMENTATIONS[choose(backend)](q_THD, k_cache_PRSD, v_cache_PRSD, batch, scale)
+    return _IMPLEMENTATIONS[choose(backend, q_THD)](q_THD, k_cache_PRSD, v_cache_PRSD, batch, scale)

@@ -7,12 +7,9 @@ from torch import Tensor
 
 from openm3.kernels import native_call
 from openm3.kernels.backend import native
-from openm3.kernels.rms_norm import torch_path
 
 
 def rms_norm(x_TC: Tensor, weight_C: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
-    if x_TC.device.type != "cpu" or dtype not in native_call.DTYPES:
-        return torch_path.rms_norm(x_TC, weight_C, eps, dtype)
     x_TC, weight_C = x_TC.contiguous(), weight_C.contiguous()
     out_TC = torch.empty(x_TC.shape, dtype=dtype)
     native().rms_norm(

@@ -8,7 +8,6 @@ from torch import Tensor
 from openm3.kernels import native_call
 from openm3.kernels.backend import native
 from openm3.kernels.paged import PagedBatch
-from openm3.kernels.rotate import torch_path
 
 
 def rotate_and_write(
@@ -19,9 +18,8 @@ def rotate_and_write(
     v_cache_PRSD: Tensor,
     batch: PagedBatch,
 ) -> Tensor:
-    in_place = k_cache_PRSD.stride() == v_cache_PRSD.stride() and k_cache_PRSD.stride(3) == 1
-    if heads_TXD.device.type != "cpu" or heads_TXD.dtype not in native_call.DTYPES or not in_place:
-        return torch_path.rotate_and_write(heads_TXD, cos_TE, sin_TE, k_cache_PRSD, v_cache_PRSD, batch)
+    if k_cache_PRSD.stride() != v_cache_PRSD.stride() or k_cache_PRSD.stride(3) != 1:
+        raise ValueError("k_cache_PRSD, v_cache_PRSD: the native kernel needs equal strides, 1 in the last dimension")
     if heads_TXD.stride()[1:] != (heads_TXD.shape[2], 1):
         heads_TXD = heads_TXD.contiguous()
     cos_TE, sin_TE = cos_TE.contiguous(), sin_TE.contiguous()

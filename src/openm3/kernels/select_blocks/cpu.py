@@ -9,7 +9,6 @@ from openm3.config import SparseConfig
 from openm3.kernels import native_call
 from openm3.kernels.backend import native
 from openm3.kernels.paged import PagedBatch
-from openm3.kernels.select_blocks import torch_path
 from openm3.kernels.select_blocks.quantised import QuantisedIndex
 
 
@@ -21,8 +20,6 @@ def select_blocks(
     num_groups: int,
     quantised: QuantisedIndex | None = None,
 ) -> Tensor:
-    if not native_call.handles(index_q_TJC, batch):
-        return torch_path.select_blocks(index_q_TJC, index_k_cache_PXSC, batch, sparse, num_groups)
     if index_q_TJC.stride(2) != 1:
         index_q_TJC = index_q_TJC.contiguous()
     if index_k_cache_PXSC.stride(3) != 1:

@@ -77,8 +77,8 @@ def select_blocks(
         raise ValueError(f"batch: expected pages of index_block_size {sparse.index_block_size}, got {batch.page_size}")
     args = (index_q_TJC, index_k_cache_PXSC, batch, sparse, num_groups)
     if quantised is None:
-        return _IMPLEMENTATIONS[choose(backend)](*args)
-    if choose(backend) != "native":
+        return _IMPLEMENTATIONS[choose(backend, index_q_TJC)](*args)
+    if choose(backend, index_q_TJC) != "native":
         raise ValueError(f"quantised: only the native backend reads it, got backend {backend!r}")
     checks.check_shape("quantised.keys_PXSC", quantised.keys_PXSC, tuple(index_k_cache_PXSC.shape), "P, X, S, C")
     return cpu.select_blocks(*args, quantised)

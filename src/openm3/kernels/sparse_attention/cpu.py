@@ -7,7 +7,6 @@ from torch import Tensor
 
 from openm3.kernels import native_call
 from openm3.kernels.paged import PagedBatch
-from openm3.kernels.sparse_attention import torch_path
 
 
 def sparse_attention(
@@ -18,7 +17,5 @@ def sparse_attention(
     batch: PagedBatch,
     scale: float,
 ) -> tuple[Tensor, Tensor]:
-    if not native_call.handles(q_THD, batch):
-        return torch_path.sparse_attention(q_THD, k_cache_PRSD, v_cache_PRSD, block_ids_TRN, batch, scale)
     lse_TH = torch.empty(q_THD.shape[:2])
     return native_call.attend(q_THD, k_cache_PRSD, v_cache_PRSD, block_ids_TRN, batch, scale, lse_TH), lse_TH

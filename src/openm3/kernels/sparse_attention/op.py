@@ -73,4 +73,4 @@ def sparse_attention_lse(
         raise ValueError(f"block_ids_TRN: expected int32, got {block_ids_TRN.dtype}")
     if scale is None:
         scale = float(q_THD.shape[2] ** -0.5)
-    return _IMPLEMENTATIONS[choose(backend)](q_THD, k_cache_PRSD, v_cache_PRSD, block_ids_TRN, batch, scale)
+    return _IMPLEMENTATIONS[choose(backend, q_THD)](q_THD, k_cache_PRSD, v_cache_PRSD, block_ids_TRN, batch, scale)
