@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint types format bench serve clean
+.PHONY: demo test lint types format bench asan serve clean
 
 demo: .venv/serve  ## fetch the default model and ask it about this repository's own source
 	$(BIN)/openm3 ask --context src/openm3/engine/scheduler.py --context src/openm3/engine/pages.py \
@@ -25,6 +25,13 @@ format: .venv/dev
 bench: .venv/dev  ## speed of kernels and engine, against llama.cpp when llama-cpp-python is installed
 	$(BIN)/python -m benchmarks.kernels
 	$(BIN)/python -m benchmarks.engine
+
+asan: .venv/dev  ## the native kernels' tests under AddressSanitizer, in a build of its own
+	$(BIN)/python -m pip wheel --quiet --no-deps -Ccmake.define.OPENM3_ASAN=ON --wheel-dir build/asan .
+	$(BIN)/python -m pip install --quiet --no-deps --force-reinstall --target build/asan/site build/asan/*.whl
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
+		PYTHONPATH=build/asan/site:$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
+		$(BIN)/python -S -m pytest -q tests/kernels
 
 serve: .venv/serve  ## the HTTP API on http://127.0.0.1:8000/v1
 	$(BIN)/openm3 serve
