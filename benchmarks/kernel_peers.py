@@ -22,6 +22,7 @@ def dense_calls(q_THD: Tensor, k_RLD: Tensor, v_RLD: Tensor) -> Iterator[tuple[s
     torch down. Keys and values lie as each way likes best, which is not timed.
     """
     groups, _, size = k_RLD.shape
+    torch.compiler.reset()  # else torch stops compiling after eight shapes, and runs FlexAttention slowly
     compiled = torch.compile(flex_attention, dynamic=False)
     for dtype in (torch.bfloat16, torch.float32):
         name = str(dtype).removeprefix("torch.")
