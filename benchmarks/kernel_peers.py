@@ -54,7 +54,7 @@ def drop_in(context: int) -> dict[str, Any]:
         dense_intermediate_size=512,
         shared_intermediate_size=256,
         num_hidden_layers=2,
-        num_attention_heads=8,
+        num_attention_heads=2,
         num_key_value_heads=1,
         head_dim=128,
         num_local_experts=4,

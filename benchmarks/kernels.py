@@ -15,7 +15,6 @@ with 8 bits. Prefill is bound by matrix products: 28.4 times fewer at 1M tokens 
 from __future__ import annotations
 
 import argparse
-import functools
 import gc
 import time
 from collections.abc import Callable
@@ -46,6 +45,7 @@ class Layer:
     def __init__(self, context: int) -> None:
         generator = torch.Generator().manual_seed(context)
         self.context, pages = context, context // PAGE
+        self._batches: dict[int, PagedBatch] = {}
 
         def noise(*shape: int) -> Tensor:
             return torch.randn(shape, generator=generator, dtype=torch.bfloat16)
@@ -56,9 +56,12 @@ class Layer:
         self.quantised = QuantisedIndex(self.index_k)
         self.quantised.update(self.index_k, self.batch(context))
 
-    @functools.cache  # noqa: B019  # as long as the layer lives: a model builds a batch once for all layers
     def batch(self, queries: int) -> PagedBatch:
-        return PagedBatch.build([queries], [self.context], [range(self.context // PAGE)], PAGE)
+        """Built once, as a model builds it once for all its layers."""
+        if queries not in self._batches:
+            pages = range(self.context // PAGE)
+            self._batches[queries] = PagedBatch.build([queries], [self.context], [pages], PAGE)
+        return self._batches[queries]
 
     def scan(self, queries: int, backend: str = "native", quantised: bool = False) -> Tensor:
         return select_blocks(
