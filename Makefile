@@ -29,7 +29,7 @@ bench: .venv/dev  ## speed of kernels and engine, against llama.cpp when llama-c
 asan: .venv/dev  ## the native kernels' tests under AddressSanitizer, in a build of its own
 	$(BIN)/python -m pip wheel --quiet --no-deps -Ccmake.define.OPENM3_ASAN=ON -Cbuild-dir=build/asan/cmake --wheel-dir build/asan .
 	$(BIN)/python -m pip install --quiet --no-deps --upgrade --target build/asan/site build/asan/*.whl
-	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0 \
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" ASAN_OPTIONS=detect_leaks=0 \
 		PYTHONPATH=build/asan/site:$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') \
 		$(BIN)/python -S -m pytest -q tests/kernels
 
