@@ -22,8 +22,8 @@ from openm3.model.vision_tower import VisionTower, linear
 class Vision(nn.Module):
     """Tower, projector and merger. Parameter names are the published checkpoint's.
 
-        vision = Vision(config)
-        embeddings_TC = vision.embed(patches)  # for the positions of its tokens, in their order
+    vision = Vision(config)
+    embeddings_TC = vision.embed(patches)  # for the positions of its tokens, in their order
     """
 
     def __init__(self, config: VisionConfig) -> None:

@@ -22,14 +22,16 @@ MAX_FRAME_PIXELS = 602_112
 MAX_VIDEO_PIXELS = int(64_000 * 28 * 28 * 0.9)
 
 
-def target_size(height: int, width: int, *, multiple: int, max_pixels: int, min_pixels: int = MIN_PIXELS) -> tuple[int, int]:
+def target_size(
+    height: int, width: int, *, multiple: int, max_pixels: int, min_pixels: int = MIN_PIXELS, field: str = "image"
+) -> tuple[int, int]:
     """Height and width in multiples of `multiple`, of about the same aspect, with `min_pixels` to `max_pixels` pixels.
 
     Raises:
         InputError: one side is more than `MAX_ASPECT` times the other.
     """
     if max(height, width) > MAX_ASPECT * min(height, width):
-        raise InputError("image", f"{width} x {height} pixels: one side is more than {MAX_ASPECT} times the other")
+        raise InputError(field, f"{width} x {height} pixels: one side is more than {MAX_ASPECT} times the other")
     new_height, new_width = (round(side / multiple) * multiple for side in (height, width))
     if new_height * new_width > max_pixels:
         shrink = math.sqrt(height * width / max_pixels)
@@ -43,7 +45,7 @@ def target_size(height: int, width: int, *, multiple: int, max_pixels: int, min_
 
 
 def resize(pixels_CHW: Tensor, height: int, width: int) -> Tensor:
-    """Pixels (uint8, CPU) at another size: bicubic, with antialiasing, rounded to uint8 as the published processor's."""
+    """Pixels (uint8, CPU) at another size: bicubic, with antialiasing, rounded to uint8, as published."""
     if pixels_CHW.shape[1:] == (height, width):
         return pixels_CHW
     return F.interpolate(pixels_CHW[None], size=(height, width), mode="bicubic", antialias=True)[0]
