@@ -9,6 +9,7 @@ from helpers.m3_vision import COMPRESSION, PUBLISHED
 from openm3.errors import ModelError
 from openm3.model.vision_config import VisionConfig
 
+
 def test_the_published_file() -> None:
     config = VisionConfig.from_hf(PUBLISHED)
     assert (config.head_dim, config.patch_dim, config.token_pixels) == (80, 1176, 28)

@@ -10,7 +10,8 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, BinaryIO
+from itertools import chain
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor
@@ -92,6 +93,13 @@ def frame_indices(num_frames: int, stored_fps: float, fps: float, max_frames: in
     return indices
 
 
+class _Key(NamedTuple):
+    """A key frame: when it is shown, and where it stands in the file."""
+
+    shown: int
+    stored: int
+
+
 def _after(index: int, stored_fps: float, fps: float) -> int:
     return math.ceil((index / stored_fps + 1 / fps - _EPSILON_S) * stored_fps)
 
@@ -100,6 +108,8 @@ def _sample(container: InputContainer, config: VisionConfig, fps: float, field: 
     if not container.streams.video:
         raise InputError(field, "the file has no video")
     stream = container.streams.video[0]
+    if stream.codec_context is None:
+        raise InputError(field, "its codec is not supported")
     check_pixels(stream.codec_context.width, stream.codec_context.height, field)
     stream.codec_context.options = {"max_pixels": str(MAX_SOURCE_PIXELS)}
     times, keys = _scan(container, stream, field)
@@ -124,16 +134,17 @@ def _sample(container: InputContainer, config: VisionConfig, fps: float, field: 
     return SampledVideo(torch.stack(frames), seconds[: len(frames)])
 
 
-def _scan(container: InputContainer, stream: VideoStream, field: str) -> tuple[list[int], list[int]]:
-    """When the frames and when the key frames are shown, in order, in the stream's units; nothing is decoded."""
-    times, keys = [], []
+def _scan(container: InputContainer, stream: VideoStream, field: str) -> tuple[list[int], list[_Key]]:
+    """When the frames are shown, in the stream's units, and the key frames, both in order; nothing is decoded."""
+    times: list[int] = []
+    keys: list[_Key] = []
     for packet in container.demux(stream):
         time = packet.dts if packet.pts is None else packet.pts
         if time is None or packet.is_discard:
             continue
         times.append(time)
         if packet.is_keyframe:
-            keys.append(time)
+            keys.append(_Key(time, time if packet.dts is None else packet.dts))
         if len(times) > MAX_STORED_FRAMES:
             raise InputError(field, f"more than {MAX_STORED_FRAMES:,} frames; give a shorter video")
     if not times:
@@ -147,22 +158,37 @@ def _mean_rate(times: Sequence[int], unit: Fraction | None) -> float:
 
 
 def _decode(
-    container: InputContainer, stream: VideoStream, wanted: Sequence[int], keys: Sequence[int]
+    container: InputContainer, stream: VideoStream, wanted: Sequence[int], keys: Sequence[_Key]
 ) -> Iterator[VideoFrame]:
     """The frames shown at the wanted times, which ascend; a jump goes to the key frame before."""
+    start = min([0, wanted[0], *(key.stored for key in keys[:1])])
     frames: Iterator[VideoFrame] = iter(())
     position: int | None = None
     for time in wanted:
-        before = bisect_right(keys, time)
-        key = keys[before - 1] if before else None
-        if position is None or (key is not None and key > position):
-            container.seek(wanted[0] if key is None else key, stream=stream)
-            frames = container.decode(stream)
+        before = bisect_right(keys, time, key=lambda key: key.shown)
+        key = keys[before - 1] if before else _Key(wanted[0], start)
+        if position is None or key.shown > position:
+            frames = _from(container, stream, key.stored)
+            first = next(frames, None)
+            if first is None or _shown(first) > time:  # past it: not every file can be entered where it should
+                frames = _from(container, stream, start)
+            else:
+                frames = chain([first], frames)
         for frame in frames:
-            position = frame.dts if frame.pts is None else frame.pts
-            if position is None or position >= time:
+            position = _shown(frame)
+            if position >= time:
                 yield frame
                 break
+
+
+def _from(container: InputContainer, stream: VideoStream, time: int) -> Iterator[VideoFrame]:
+    container.seek(time, stream=stream)
+    return container.decode(stream)
+
+
+def _shown(frame: VideoFrame) -> int:
+    time = frame.dts if frame.pts is None else frame.pts
+    return 0 if time is None else time
 
 
 _MAGIC: tuple[tuple[int, tuple[bytes, ...], str], ...] = (
