@@ -26,7 +26,8 @@ def read_image(source: Source, field: str = "image") -> Tensor:
     with open_source(source, max_bytes=MAX_IMAGE_BYTES, field=field) as stream:
         try:
             with Image.open(stream, formats=FORMATS) as image:
-                check_pixels(*image.size, field)
+                width, height = image.size
+                check_pixels(width, height, field)
                 rgb = ImageOps.exif_transpose(image).convert("RGB")
         except InputError:
             raise

@@ -34,7 +34,7 @@ class VisionTower(nn.Module):
         # Patches don't overlap: the convolution is one product for each.
         weight_CP = cast(Tensor, self.embeddings["patch_embedding"].weight).flatten(1)
         x_NC = F.linear(x_NP.to(weight_CP.dtype), weight_CP)
-        x_NC = normalize(cast(nn.LayerNorm, self.pre_layrnorm), x_NC)
+        x_NC = normalize(self.pre_layrnorm, x_NC)
         angles_NE = angles(grid, self.config, x_NC.device)
         for layer in cast(nn.ModuleList, self.encoder["layers"]):
             x_NC = layer(x_NC, angles_NE)

@@ -71,7 +71,7 @@ def sample_video(source: Source, config: VisionConfig, *, fps: float = 1.0, fiel
         container_format = _format(file, field)
         try:
             # The format is given, as probing would let a playlist name files and addresses.
-            with av.open(file, format=container_format, metadata_errors="ignore") as container:
+            with av.open(file, "r", format=container_format, metadata_errors="ignore") as container:
                 return _sample(container, config, fps, field)
         except (av.FFmpegError, ValueError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
