@@ -26,6 +26,7 @@ def open_source(source: Source, *, max_bytes: int, field: str) -> BinaryIO:
     Raises:
         InputError: it is empty or larger than `max_bytes`, no file, or a string that is no data URL in base64.
     """
+    stream: BinaryIO
     if isinstance(source, Path):
         try:
             if not source.is_file():
