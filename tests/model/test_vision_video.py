@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import base64
 import sys
+from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given
@@ -33,6 +35,7 @@ CONFIG = VisionConfig.from_hf(PUBLISHED)
         (5, 0.5, 1.0, [0, 1, 2, 3, 4]),  # never a frame twice
         (9, 4.0, 2.0, [0, 2, 4, 6, 8]),
         (50, 24000 / 1001, 1.0, [0, 24, 48, 49]),
+        (10, 10.0, 5.0, [0, 2, 4, 6, 8, 9]),  # 0.4 + 0.2 is a little more than 0.6
     ],
 )
 def test_the_published_rule(num_frames: int, stored_fps: float, fps: float, expected: list[int]) -> None:
@@ -106,6 +109,15 @@ def test_only_what_is_needed_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(vision_video, "_decode", counting)
     sampled = sample_video(video(400, fps=20), CONFIG, fps=0.2)
     assert decoded == len(sampled.seconds) == 5
+
+
+def test_a_jump_that_goes_too_far_is_taken_back() -> None:
+    """An index may be wrong: the frames are then found from the beginning."""
+    with av.open(BytesIO(video(40, codec="ffv1", container="matroska", gop=4)), "r") as container:
+        stream = container.streams.video[0]
+        wrong = [vision_video._Key(shown=0, stored=9000)]
+        frames = list(vision_video._decode(container, stream, [2000, 5000], wrong))
+    assert [frame.pts for frame in frames] == [2000, 5000]
 
 
 def test_one_frame() -> None:
