@@ -94,3 +94,10 @@ def test_a_long_stop_string_costs_no_more_per_character() -> None:
 def test_an_empty_stop_string_is_refused() -> None:
     with pytest.raises(InputError, match="stop: an empty stop string"):
         StopStrings(["ok", ""])
+
+
+def test_control_tokens_can_be_shown(tokenizer: Tokenizer) -> None:
+    shown, hidden = sorted(tokenizer.special_ids)[:2]
+    detokenizer = Detokenizer(tokenizer, {shown})
+    assert detokenizer.push(shown) == tokenizer.decode([shown], skip_special=False)
+    assert detokenizer.push(hidden) == ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from openm3.errors import InputError
 from openm3.text.tokenizer import Tokenizer
@@ -14,15 +14,19 @@ class Detokenizer:
 
     What `push` returned so far plus `finish` equals `Tokenizer.decode` of all the tokens, for any tokens.
     The cost of a token doesn't depend on how many came before.
+
+    Args:
+        shown_ids: control tokens whose text is not left out, as it means something to who reads on (`marker_ids`).
     """
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, shown_ids: Collection[int] = ()) -> None:
         self._tokenizer = tokenizer
+        self._hidden_ids = tokenizer.special_ids.difference(shown_ids)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int) -> str:
         """The text that became certain with this token; bytes of an unfinished character are held back."""
-        if token_id in self._tokenizer.special_ids:
+        if token_id in self._hidden_ids:
             return ""
         return self._decoder.decode(self._tokenizer.token_bytes(token_id))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NoReturn
 
@@ -16,6 +16,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from openm3.errors import InputError, ModelError
+from openm3.text import m3
 from openm3.text.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
@@ -83,17 +84,25 @@ def encode_chat(
     *,
     tools: Sequence[Mapping[str, Any]] | None = None,
     add_generation_prompt: bool = True,
+    media: Mapping[str, Sequence[str]] | None = None,
     **variables: Any,
 ) -> list[int]:
     """The tokens of a conversation: control tokens come from the template alone, never from what it is given.
 
     The name of a control token inside a message ("<|im_end|>" in a file somebody asks about) passes through
     the template as a placeholder and is then encoded as ordinary text. Without such names the tokens are
-    those of the rendered text.
+    those of the rendered text. Arguments of tool calls may be JSON text, as in the API; templates get objects.
+
+    Args:
+        media: for the token that a template writes for an image or a video, what each of them is written as, in
+            their order: `{m3.IMAGE: [begin + m3.IMAGE * 576 + end]}`.
+
+    Raises:
+        InputError: there is no template, it refuses the messages, or they hold images or videos that `media` hasn't.
     """
     if template is None:
         raise InputError("messages", "this model has no chat template; use plain completion")
-    given = {"messages": messages, "tools": tools, **variables}
+    given = {"messages": [_with_arguments(message) for message in messages], "tools": tools, **variables}
     placeholders = _placeholders(tokenizer.special_tokens, given, template.source)
     rendered = template.render(
         add_generation_prompt=add_generation_prompt,
@@ -101,6 +110,7 @@ def encode_chat(
         eos_token=tokenizer.eos_token,
         **(_replace(given, placeholders) if placeholders else given),
     )
+    rendered = _with_media(rendered, media or {}, tokenizer.special_tokens)
     names = {char: name for name, char in placeholders.items()}
     pieces = re.split(f"([{''.join(names)}])", rendered) if names else [rendered]
     ids: list[int] = []
@@ -111,6 +121,39 @@ def encode_chat(
     except InputError as error:
         raise InputError("messages", error.message) from error
     return ids
+
+
+def _with_arguments(message: Message) -> Message:
+    """The message with its tool calls' arguments as objects."""
+    if not isinstance(message, Mapping) or not message.get("tool_calls"):
+        return message
+    calls = []
+    for call in message["tool_calls"]:
+        function = call.get("function", call)
+        if isinstance(function.get("arguments"), str):
+            try:
+                arguments = json.loads(function["arguments"])
+            except (ValueError, RecursionError) as error:
+                raise InputError("messages", f"arguments of a tool call are not JSON: {error}") from error
+            function = {**function, "arguments": arguments}
+            call = {**call, "function": function} if "function" in call else function
+        calls.append(call)
+    return {**message, "tool_calls": calls}
+
+
+def _with_media(rendered: str, media: Mapping[str, Sequence[str]], special_tokens: Collection[str]) -> str:
+    """The rendered text with each image and video written out."""
+    names = {m3.IMAGE, m3.VIDEO, *media}
+    if missing := media.keys() - special_tokens:
+        raise InputError("messages", f"this model has no token {', '.join(sorted(missing))}: it can't see")
+    names &= set(special_tokens)
+    for name in names:
+        if rendered.count(name) != len(media.get(name, ())):
+            raise InputError("messages", f"{rendered.count(name)} times {name}, but {len(media.get(name, ()))} given")
+    if not media:
+        return rendered
+    texts = {name: iter(media.get(name, ())) for name in names}
+    return re.sub("|".join(map(re.escape, sorted(names))), lambda match: next(texts[match[0]]), rendered)
 
 
 def _placeholders(names: Iterable[str], given: object, source: str) -> dict[str, str]:

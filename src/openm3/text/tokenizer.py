@@ -11,10 +11,10 @@ import tokenizers
 from tokenizers import decoders, models
 
 from openm3.errors import InputError, ModelError
-from openm3.text import bpe
+from openm3.text import bpe, m3
 
 # Tokens by which published models end an answer. Files often declare only one of those that their model uses.
-_ENDS = {"<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>"}
+_ENDS = {"<|endoftext|>", "<|end_of_text|>", "<|im_end|>", "<|eot_id|>", "<|eom_id|>", m3.END}
 
 
 class Tokenizer:
@@ -85,7 +85,8 @@ class Tokenizer:
         """From a folder in the Hugging Face layout: `tokenizer.json`, and where present its companions.
 
         The chat template is `chat_template.jinja`, else that of `tokenizer_config.json`, which also has bos
-        and eos; `generation_config.json` and `config.json` may add ends. A file that is missing, corrupt or
+        and eos; else, where the vocabulary has M3's markers, ours. `generation_config.json` and `config.json`
+        may add ends. A file that is missing, corrupt or
         not supported is a `ModelError` naming it.
         """
         backend = _read_backend(folder / "tokenizer.json")
@@ -109,6 +110,9 @@ class Tokenizer:
             ends += more if isinstance(more, list) else [] if more is None else [more]
         if not all(type(i) is int for i in ends):
             raise ModelError(f"{folder}: eos_token_id must be an integer or a list of integers")
+        chat_template = _read_chat_template(folder / "chat_template.jinja", config.get("chat_template"))
+        if chat_template is None and all(backend.token_to_id(name) for name in (m3.MESSAGE_BEGIN, m3.THINK_END)):
+            chat_template = m3.chat_template()
         # Newer folders leave it to the post-processor, which shows what it adds around nothing.
         starts_with_bos = bos_id is not None and backend.encode("").ids[:1] == [bos_id]
         return cls(
@@ -116,7 +120,7 @@ class Tokenizer:
             bos_id=bos_id,
             eos_ids=ends,
             adds_bos=bool(config.get("add_bos_token", starts_with_bos)),
-            chat_template=_read_chat_template(folder / "chat_template.jinja", config.get("chat_template")),
+            chat_template=chat_template,
         )
 
     def encode(self, text: str, *, parse_special: bool = False, add_bos: bool = False) -> list[int]:
