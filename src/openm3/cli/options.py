@@ -24,7 +24,7 @@ class ModelOptions:
     """Which model, and how it runs; the values of `model_options`."""
 
     model: str
-    attention: Literal["dense", "sparse"]
+    attention: Literal["auto", "dense", "sparse"]
     blocks: int
     block_size: int
     window: int | None
@@ -91,8 +91,9 @@ class SamplingOptions:
 _MODEL_OPTIONS = (
     click.option("-m", "--model", default="default", show_default=True, metavar="MODEL",
                  help="A name of `openm3 models`, a GGUF file, a folder in the Hugging Face layout, or a hub id."),
-    click.option("--attention", type=click.Choice(["dense", "sparse"]), default="dense", show_default=True,
-                 help="Read every block of the context, or the blocks that each query chooses."),
+    click.option("--attention", type=click.Choice(["auto", "dense", "sparse"]), default="auto", show_default=True,
+                 help="Read every block of the context, or the blocks that each query chooses; "
+                      "auto: as the model was trained."),
     click.option("--blocks", type=int, default=16, show_default=True, metavar="N",
                  help="Blocks that a query reads with --attention sparse."),
     click.option("--block-size", type=int, default=128, show_default=True, metavar="TOKENS",
