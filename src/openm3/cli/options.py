@@ -30,6 +30,7 @@ class ModelOptions:
     window: int | None
     cache_gb: float | None
     dtype: Literal["bfloat16", "float32"]
+    weights: Literal["bf16", "packed"]
     backend: str | None
     threads: int | None
 
@@ -45,6 +46,7 @@ class ModelOptions:
             max_context=self.window,
             cache_bytes=None if self.cache_gb is None else int(self.cache_gb * (1 << 30)),
             dtype=self.dtype,
+            weights=self.weights,
             backend=self.backend,
         )
 
@@ -105,6 +107,8 @@ _MODEL_OPTIONS = (
                  help="Memory for keys and values. Default: one full window, at least 1."),
     click.option("--dtype", type=click.Choice(["bfloat16", "float32"]), default="bfloat16", show_default=True,
                  help="Of weights and cache."),
+    click.option("--weights", type=click.Choice(["bf16", "packed"]), default="bf16", show_default=True,
+                 help="Dequantise an MXFP8 checkpoint when it is loaded, or at each use: half the memory, more work."),
     click.option("--backend", metavar="NAME", help="Kernels: torch, reference. Default: the best that is there."),
     click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with. Default: one a core."),
 )  # fmt: skip

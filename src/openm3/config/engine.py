@@ -20,6 +20,8 @@ class EngineConfig:
         sparse: the geometry of blocks; its block size is the page size of a dense engine too. A model with an index
             branch brings its own (see `for_model`).
         dtype: of weights and cache.
+        weights: "bf16" dequantises the weights of an MXFP8 checkpoint when they are loaded, "packed" at each use: half
+            the memory, several times the work.
         backend: name of the kernel backend; None chooses the best that is there.
         cache_bytes: memory for keys and values; None: as much as one request of the full window needs,
             and at least 1 GiB. It is reserved at the start and taken as pages are first written.
@@ -33,6 +35,7 @@ class EngineConfig:
     attention: Literal["auto", "dense", "sparse"] = "auto"
     sparse: SparseConfig = field(default_factory=SparseConfig)
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    weights: Literal["bf16", "packed"] = "bf16"
     backend: str | None = None
     cache_bytes: int | None = None
     max_context: int | None = None
@@ -45,6 +48,8 @@ class EngineConfig:
             raise InputError("attention", f"must be 'auto', 'dense' or 'sparse', got {self.attention!r}")
         if self.dtype not in ("bfloat16", "float32"):
             raise InputError("dtype", f"must be 'bfloat16' or 'float32', got {self.dtype!r}")
+        if self.weights not in ("bf16", "packed"):
+            raise InputError("weights", f"must be 'bf16' or 'packed', got {self.weights!r}")
         for name in ("cache_bytes", "max_context", "max_running", "prefill_chunk", "max_batch_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -74,8 +74,12 @@ class Decoder(nn.Module):
         """Lays all weights out for inference; call once, after loading."""
         for module in self.children():
             self.pack_part(module)
-        self._head.pack(exact=True, backend=self.backend)
+        self.pack_head()
         return self
+
+    def pack_head(self) -> None:
+        """Lays out the weights of the logits."""
+        self._head.pack(exact=True, backend=self.backend)
 
     def pack_part(self, part: nn.Module) -> None:
         """Lays out the weights of some layers, as soon as they are loaded."""

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from openm3.config import ModelConfig, MoEConfig, SwigluOAI
 from openm3.kernels.moe import PackedExperts, choose_experts
+from openm3.model.linear import held_weight, release
 from openm3.model.mlp import MLP
 
 
@@ -49,7 +50,7 @@ class SparseMoE(nn.Module):
         self._packed = self._pack_experts(backend)
         for expert in self._experts:
             for part in (expert.w1, expert.w2, expert.w3):
-                part.weight = None  # type: ignore[assignment]
+                release(part)
 
     def forward(self, x_TC: Tensor, stream_TC: Tensor) -> Tensor:
         """The stream with the result added to it."""
@@ -66,7 +67,7 @@ class SparseMoE(nn.Module):
         return F.linear(x_TC.double(), self.gate.weight.double()).float()
 
     def _pack_experts(self, backend: str) -> PackedExperts:
-        w1, w2, w3 = ([getattr(e, name).weight for e in self._experts] for name in ("w1", "w2", "w3"))
+        w1, w2, w3 = ([held_weight(getattr(e, name)) for e in self._experts] for name in ("w1", "w2", "w3"))
         return PackedExperts(w1, w2, w3, self.swiglu, backend=backend)
 
     @property

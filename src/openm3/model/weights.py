@@ -3,28 +3,46 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from openm3.config import ModelConfig, SparseConfig, nearest
-from openm3.errors import ModelError
+from openm3.errors import InputError, ModelError
+from openm3.kernels.linear import MXFP8Weight
 from openm3.model.decoder import Decoder, empty_decoder
 from openm3.model.gguf import GGUFCheckpoint
+from openm3.model.names import SCALE_SUFFIXES, sources
 
 _INDEX = "model.safetensors.index.json"
+_NVFP4_SUFFIXES = ("weight_packed", "weight_global_scale", "weight_scale_2")
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """What a file's header says of a tensor: its name in the file, shape, safetensors dtype and file."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    file: Path
 
 
 class SafetensorsCheckpoint:
-    """A folder with `config.json` and safetensors files, one or sharded.
+    """A folder with `config.json` and safetensors files, one or sharded. Opening it reads no weights.
 
     Attributes:
         path: the folder.
         config: the model's configuration.
+        stored: every tensor in the files, by its name there.
 
     Raises:
         ModelError: a file is missing or cut short, or the configuration is not supported.
@@ -33,26 +51,65 @@ class SafetensorsCheckpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = ModelConfig.from_folder(path)
-        self._file_of: dict[str, Path] = {}
+        self.stored: dict[str, StoredTensor] = {}
         for file in self._files():
             try:
                 with safe_open(file, framework="pt") as opened:
-                    self._file_of.update(dict.fromkeys(opened.keys(), file))
+                    for name in list(opened.keys()):
+                        part = opened.get_slice(name)
+                        self.stored[name] = StoredTensor(name, tuple(part.get_shape()), part.get_dtype(), file)
             except (OSError, SafetensorError) as error:
                 raise ModelError(f"{file}: not a whole safetensors file ({error})") from error
+        self._sources = sources(self.stored, self.config)
+        if self.config.tie_word_embeddings:
+            self._sources.pop("lm_head.weight", None)  # a copy of the embedding
 
     @property
     def names(self) -> list[str]:
-        """Names of the tensors in the files, without those that hold nothing of their own."""
-        tied_copy = {"lm_head.weight"} if self.config.tie_word_embeddings else set()
-        return [name for name in self._file_of if name not in tied_copy and not name.endswith("rotary_emb.inv_freq")]
+        """Our names of the text network's tensors (see `model/names.py`)."""
+        return list(self._sources)
+
+    def file_name(self, name: str) -> str:
+        """The name in the file of the tensor that holds ours."""
+        return self._sources[name].name
+
+    def is_quantised(self, name: str) -> bool:
+        """Whether the file has MXFP8 values and scales for our name."""
+        return self._sources[name].scale is not None
 
     def read(self, name: str) -> Tensor:
-        """One tensor in the dtype of its file."""
-        with safe_open(self._file_of[name], framework="pt") as opened:
-            tensor: Tensor = opened.get_tensor(name)
+        """One tensor in the dtype of its file, a view of the file where nothing is converted; MXFP8 dequantised.
+
+        Raises:
+            ModelError: no floating point; names the tensor.
+        """
+        if self.is_quantised(name):
+            return self.read_quantised(name).dequantise()
+        source = self._sources[name]
+        stored = self.stored[source.name]
+        tensor = source.cut(self._get(source.name))
         if not tensor.is_floating_point():
-            raise ModelError(f"{self._file_of[name]}: tensor {name} has dtype {tensor.dtype}, expected floating point")
+            raise ModelError(f"{stored.file}: tensor {source.name} has dtype {tensor.dtype}, expected floating point")
+        if tensor.dtype.itemsize == 1:
+            raise ModelError(f"{stored.file}: tensor {source.name} has dtype {tensor.dtype} and no scales beside it")
+        return tensor
+
+    def read_quantised(self, name: str) -> MXFP8Weight:
+        """An MXFP8 tensor as it is stored.
+
+        Raises:
+            ModelError: values and scales that don't fit; names the tensor.
+        """
+        source = self._sources[name]
+        values, scales = self._get(source.name), self._get(source.scale or "")
+        try:
+            return MXFP8Weight(values, scales.view(torch.uint8) if scales.dtype.itemsize == 1 else scales)
+        except ValueError as error:
+            raise ModelError(f"{self.stored[source.name].file}: tensor {source.name} is not MXFP8: {error}") from error
+
+    def _get(self, name: str) -> Tensor:
+        with safe_open(self.stored[name].file, framework="pt") as opened:
+            tensor: Tensor = opened.get_tensor(name)
         return tensor
 
     def _files(self) -> list[Path]:
@@ -88,49 +145,114 @@ def load_decoder(
     *,
     sparse: SparseConfig | None = None,
     backend: str = "torch",
+    weights: Literal["bf16", "packed"] = "bf16",
+    pack: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Decoder:
-    """A decoder with the checkpoint's weights, not yet packed.
+    """A decoder with the checkpoint's weights.
 
     Args:
         checkpoint: an open checkpoint.
-        dtype: of the matrices; norms stay fp32.
+        dtype: of the matrices; norms and routers stay fp32.
         sparse, backend: see `Decoder`.
+        weights: "bf16" dequantises MXFP8 tensors, "packed" keeps them and dequantises at each use; that needs `pack`.
+        pack: lay out every layer for inference as soon as it is read, so that no two copies are in memory.
         on_progress: called with tensors read and tensors in all.
 
     Raises:
+        InputError: "packed" for a checkpoint that is not quantised.
         ModelError: a tensor is missing, extra or of the wrong shape; the message names it.
+
+    Warns:
+        UserWarning: a tensor holds NaN; the message names it.
     """
     decoder = empty_decoder(checkpoint.config, sparse, backend)
     expected = dict(decoder.named_parameters())  # a tied head is not named twice
-    parameter_of = {_parameter_name(name): name for name in checkpoint.names}
-    for parameter, name in parameter_of.items():
-        if parameter not in expected:
-            raise ModelError(f"{checkpoint.path}: unexpected tensor {name!r}{nearest(parameter, list(expected))}")
-    for parameter in expected:
-        if parameter not in parameter_of:
-            raise ModelError(f"{checkpoint.path}: tensor {parameter!r} is missing")
+    check_names(checkpoint, expected)
+    keep = weights == "packed"
+    if keep and not any(checkpoint.is_quantised(name) for name in checkpoint.names):
+        raise InputError("weights", f"'packed' is for MXFP8 checkpoints, and {checkpoint.path.name} is not quantised")
+    if keep and not (pack and dtype == torch.bfloat16):
+        raise InputError("weights", "'packed' computes in bfloat16; leave out dtype float32")
 
-    def read(parameter: str) -> tuple[str, Tensor]:
-        tensor = checkpoint.read(parameter_of[parameter])
-        tensor = tensor.to(torch.float32 if tensor.ndim == 1 else dtype)
-        if tensor.shape != expected[parameter].shape:
+    def read(name: str) -> tuple[str, Tensor | MXFP8Weight]:
+        quantised = keep and checkpoint.is_quantised(name)
+        tensor = checkpoint.read_quantised(name) if quantised else checkpoint.read(name)
+        if tensor.shape != expected[name].shape:
             raise ModelError(
-                f"{checkpoint.path}: tensor {parameter_of[parameter]} has shape {list(tensor.shape)}, "
-                f"expected {list(expected[parameter].shape)}"
+                f"{checkpoint.path}: tensor {checkpoint.file_name(name)} has shape {list(tensor.shape)}, "
+                f"expected {list(expected[name].shape)}"
             )
-        return parameter, tensor
+        if has_nan(tensor):
+            warnings.warn(f"{checkpoint.path}: tensor {checkpoint.file_name(name)} holds NaN", stacklevel=2)
+        return name, tensor if isinstance(tensor, MXFP8Weight) else tensor.to(
+            torch.float32 if tensor.ndim == 1 or stays_fp32(name) else dtype
+        )
 
+    done = 0
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for done, (parameter, tensor) in enumerate(pool.map(read, expected), start=1):
-            owner, _, attribute = parameter.rpartition(".")
-            setattr(decoder.get_submodule(owner), attribute, nn.Parameter(tensor, requires_grad=False))
-            if on_progress is not None:
-                on_progress(done, len(expected))
+        for part, names in groupby(expected, _part_of):
+            for name, tensor in pool.map(read, names):
+                _set(decoder, name, tensor)
+                done += 1
+                if on_progress is not None:
+                    on_progress(done, len(expected))
+            if pack and not part.startswith("lm_head"):
+                decoder.pack_part(decoder.get_submodule(part))
     if checkpoint.config.tie_word_embeddings:
         decoder.lm_head.weight = decoder.embed_tokens.weight
+    if pack:
+        decoder.pack_head()
     return decoder.eval()
 
 
-def _parameter_name(name: str) -> str:
-    return name.removeprefix("model.")
+def check_names(checkpoint: Checkpoint, expected: Iterable[str]) -> None:
+    """Raises `ModelError` for the first tensor that is extra or missing."""
+    expected, given = list(expected), checkpoint.names
+    known = set(expected)
+    for name in given:
+        if name in known:
+            continue
+        in_file = checkpoint.file_name(name)
+        if name.endswith(_NVFP4_SUFFIXES):
+            raise ModelError(f"{checkpoint.path}: {in_file} is NVFP4, which is not supported; take bf16 or MXFP8")
+        if ".self_attn.index" in name:
+            what = "has no sparse_attention_config" if checkpoint.config.index is None else "makes its layer dense"
+            raise ModelError(
+                f"{checkpoint.path}: unexpected tensor {in_file!r} of an index branch, and config.json {what}; "
+                "the model is not run without its index branch"
+            )
+        if name.endswith(SCALE_SUFFIXES):
+            raise ModelError(f"{checkpoint.path}: scales {in_file!r} belong to no tensor")
+        raise ModelError(f"{checkpoint.path}: unexpected tensor {in_file!r}{nearest(name, expected)}")
+    missing = sorted(known.difference(given))
+    if missing:
+        more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise ModelError(f"{checkpoint.path}: tensor {missing[0]!r} is missing{more}")
+
+
+def has_nan(tensor: Tensor | MXFP8Weight) -> bool:
+    """Whether any value is NaN."""
+    if isinstance(tensor, MXFP8Weight):
+        bits = tensor.values_OI.view(torch.uint8)
+        return bool(((bits & 0x7F) == 0x7F).any()) or bool((tensor.scales_OB == 0xFF).any())
+    return bool(tensor.isnan().any())
+
+
+def stays_fp32(name: str) -> bool:
+    """Whether a parameter is fp32 in published checkpoints too: the router's."""
+    return name.endswith(("block_sparse_moe.gate.weight", "e_score_correction_bias"))
+
+
+def _part_of(name: str) -> str:
+    """The part of the decoder that is laid out together: a layer, or a module of its own."""
+    return ".".join(name.split(".")[:2]) if name.startswith("layers.") else name.split(".")[0]
+
+
+def _set(decoder: Decoder, name: str, tensor: Tensor | MXFP8Weight) -> None:
+    owner, _, attribute = name.rpartition(".")
+    module: Any = decoder.get_submodule(owner)
+    if isinstance(tensor, MXFP8Weight):
+        module.weight_scale = tensor.scales_OB
+        tensor = tensor.values_OI
+    setattr(module, attribute, nn.Parameter(tensor, requires_grad=False))

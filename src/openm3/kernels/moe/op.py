@@ -10,8 +10,10 @@ from torch import Tensor
 from openm3.config import SwigluOAI
 from openm3.kernels import checks
 from openm3.kernels.backend import choose
-from openm3.kernels.linear import PackedLinear
+from openm3.kernels.linear import MXFP8Weight, PackedLinear
 from openm3.kernels.moe import reference, torch_path
+
+Weight = Tensor | MXFP8Weight
 
 _CHOOSE = {
     "native": torch_path.choose_experts,  # no native code: torch's own operations
@@ -58,17 +60,17 @@ class PackedExperts:
     does not depend on the tokens around it.
 
     Args:
-        w1, w3: gates and ups, E tensors `[I, C]` each.
-        w2: downs, E tensors `[C, I]`.
+        w1, w3: gates and ups, E weights `[I, C]` each.
+        w2: downs, E weights `[C, I]`.
         swiglu: the activation's numbers.
         backend: see `kernels/backend.py`.
     """
 
     def __init__(
         self,
-        w1: Sequence[Tensor],
-        w2: Sequence[Tensor],
-        w3: Sequence[Tensor],
+        w1: Sequence[Weight],
+        w2: Sequence[Weight],
+        w3: Sequence[Weight],
         swiglu: SwigluOAI,
         *,
         backend: str = "torch",
@@ -76,7 +78,7 @@ class PackedExperts:
         if not len(w1) == len(w2) == len(w3):
             raise ValueError(f"w1, w2, w3: expected one of each for an expert, got {len(w1)}, {len(w2)}, {len(w3)}")
         self.num_experts, self.hidden_size, self._swiglu = len(w1), w1[0].shape[1], swiglu
-        self._plain = tuple(torch.stack(list(w)) for w in (w1, w2, w3)) if choose(backend) == "reference" else None
+        self._plain = tuple(map(_stack, (w1, w2, w3))) if choose(backend) == "reference" else None
         if self._plain is None:
             self._gate_up = [PackedLinear(*pair, backend=backend) for pair in zip(w1, w3, strict=True)]
             self._down = [PackedLinear(w, backend=backend) for w in w2]
@@ -109,3 +111,7 @@ class PackedExperts:
             w1, w2, w3 = self._plain
             return reference.experts(*given, w1, w2, w3, self._swiglu, add_to)
         return torch_path.experts(*given, self._gate_up, self._down, self._swiglu, add_to)
+
+
+def _stack(weights: Sequence[Weight]) -> Tensor:
+    return torch.stack([w.dequantise() if isinstance(w, MXFP8Weight) else w for w in weights])
