@@ -12,6 +12,7 @@ from torch import Tensor
 from openm3.config import ModelConfig, nearest
 from openm3.errors import ModelError
 from openm3.kernels.linear import MXFP8Weight
+from openm3.model.stored import StoredTensor
 
 # GGUF key -> ModelConfig field, behind the architecture's name.
 _CONFIG_KEYS = {
@@ -76,6 +77,20 @@ class GGUFCheckpoint:
     def file_name(self, name: str) -> str:
         """The name in the file of the tensor that holds ours."""
         return str(self._tensors[name].name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of our tensor, from the file's header."""
+        return tuple(int(size) for size in reversed(self._tensors[name].shape))
+
+    @property
+    def stored(self) -> dict[str, StoredTensor]:
+        """Every tensor in the file, by its name there."""
+        return {
+            tensor.name: StoredTensor(
+                tensor.name, self.shape(name), tensor.tensor_type.name, self.path, int(tensor.n_bytes)
+            )
+            for name, tensor in self._tensors.items()
+        }
 
     def is_quantised(self, name: str) -> bool:
         """False: what a GGUF file holds quantised can't be kept so."""

@@ -80,6 +80,11 @@ class Source:
         rows = tensor if self.expert is None else tensor[self.expert]
         return rows if self.parts == 1 else rows.chunk(self.parts)[self.part]
 
+    def cut_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of the parameter in a file's tensor of this shape."""
+        rows = shape if self.expert is None else shape[1:]
+        return rows if self.parts == 1 else (rows[0] // self.parts, *rows[1:])
+
 
 def why_skipped(name: str) -> str | None:
     """Why a tensor is not the text network's, or None."""

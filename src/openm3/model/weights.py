@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -21,19 +20,10 @@ from openm3.kernels.linear import MXFP8Weight
 from openm3.model.decoder import Decoder, empty_decoder
 from openm3.model.gguf import GGUFCheckpoint
 from openm3.model.names import SCALE_SUFFIXES, sources
+from openm3.model.stored import StoredTensor
 
 _INDEX = "model.safetensors.index.json"
 _NVFP4_SUFFIXES = ("weight_packed", "weight_global_scale", "weight_scale_2")
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """What a file's header says of a tensor: its name in the file, shape, safetensors dtype and file."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    file: Path
 
 
 class SafetensorsCheckpoint:
@@ -57,7 +47,8 @@ class SafetensorsCheckpoint:
                 with safe_open(file, framework="pt") as opened:
                     for name in list(opened.keys()):
                         part = opened.get_slice(name)
-                        self.stored[name] = StoredTensor(name, tuple(part.get_shape()), part.get_dtype(), file)
+                        shape, dtype = tuple(part.get_shape()), part.get_dtype()
+                        self.stored[name] = StoredTensor(name, shape, dtype, file)
             except (OSError, SafetensorError) as error:
                 raise ModelError(f"{file}: not a whole safetensors file ({error})") from error
         self._sources = sources(self.stored, self.config)
@@ -72,6 +63,11 @@ class SafetensorsCheckpoint:
     def file_name(self, name: str) -> str:
         """The name in the file of the tensor that holds ours."""
         return self._sources[name].name
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of our tensor, from the file's header."""
+        source = self._sources[name]
+        return source.cut_shape(self.stored[source.name].shape)
 
     def is_quantised(self, name: str) -> bool:
         """Whether the file has MXFP8 values and scales for our name."""
@@ -167,8 +163,9 @@ def load_decoder(
         UserWarning: a tensor holds NaN; the message names it.
     """
     decoder = empty_decoder(checkpoint.config, sparse, backend)
-    expected = dict(decoder.named_parameters())  # a tied head is not named twice
-    check_names(checkpoint, expected)
+    expected = {name: p.shape for name, p in decoder.named_parameters()}  # a tied head is not named twice
+    for problem in problems(checkpoint, expected):
+        raise ModelError(f"{checkpoint.path}: {problem}")
     keep = weights == "packed"
     if keep and not any(checkpoint.is_quantised(name) for name in checkpoint.names):
         raise InputError("weights", f"'packed' is for MXFP8 checkpoints, and {checkpoint.path.name} is not quantised")
@@ -178,11 +175,6 @@ def load_decoder(
     def read(name: str) -> tuple[str, Tensor | MXFP8Weight]:
         quantised = keep and checkpoint.is_quantised(name)
         tensor = checkpoint.read_quantised(name) if quantised else checkpoint.read(name)
-        if tensor.shape != expected[name].shape:
-            raise ModelError(
-                f"{checkpoint.path}: tensor {checkpoint.file_name(name)} has shape {list(tensor.shape)}, "
-                f"expected {list(expected[name].shape)}"
-            )
         if has_nan(tensor):
             warnings.warn(f"{checkpoint.path}: tensor {checkpoint.file_name(name)} holds NaN", stacklevel=2)
         return name, tensor if isinstance(tensor, MXFP8Weight) else tensor.to(
@@ -206,29 +198,31 @@ def load_decoder(
     return decoder.eval()
 
 
-def check_names(checkpoint: Checkpoint, expected: Iterable[str]) -> None:
-    """Raises `ModelError` for the first tensor that is extra or missing."""
-    expected, given = list(expected), checkpoint.names
-    known = set(expected)
+def problems(checkpoint: Checkpoint, expected: Mapping[str, Sequence[int]]) -> Iterator[str]:
+    """What keeps a checkpoint from filling parameters of these shapes, by headers alone: nothing when it loads."""
+    given = checkpoint.names
     for name in given:
-        if name in known:
-            continue
-        in_file = checkpoint.file_name(name)
-        if name.endswith(_NVFP4_SUFFIXES):
-            raise ModelError(f"{checkpoint.path}: {in_file} is NVFP4, which is not supported; take bf16 or MXFP8")
-        if ".self_attn.index" in name:
-            what = "has no sparse_attention_config" if checkpoint.config.index is None else "makes its layer dense"
-            raise ModelError(
-                f"{checkpoint.path}: unexpected tensor {in_file!r} of an index branch, and config.json {what}; "
-                "the model is not run without its index branch"
-            )
-        if name.endswith(SCALE_SUFFIXES):
-            raise ModelError(f"{checkpoint.path}: scales {in_file!r} belong to no tensor")
-        raise ModelError(f"{checkpoint.path}: unexpected tensor {in_file!r}{nearest(name, expected)}")
-    missing = sorted(known.difference(given))
-    if missing:
-        more = f", and {len(missing) - 1} more" if len(missing) > 1 else ""
-        raise ModelError(f"{checkpoint.path}: tensor {missing[0]!r} is missing{more}")
+        if name not in expected:
+            yield _unexpected(checkpoint, name, list(expected))
+        elif (shape := list(checkpoint.shape(name))) != list(expected[name]):
+            yield f"tensor {checkpoint.file_name(name)} has shape {shape}, expected {list(expected[name])}"
+    for name in sorted(set(expected).difference(given)):
+        yield f"tensor {name!r} is missing"
+
+
+def _unexpected(checkpoint: Checkpoint, name: str, expected: list[str]) -> str:
+    in_file = checkpoint.file_name(name)
+    if name.endswith(_NVFP4_SUFFIXES):
+        return f"{in_file} is NVFP4, which is not supported; take the bf16 or the MXFP8 checkpoint"
+    if ".self_attn.index" in name and checkpoint.config.swiglu is not None:
+        what = "has no sparse_attention_config" if checkpoint.config.index is None else "makes its layer dense"
+        return (
+            f"unexpected tensor {in_file!r} of an index branch, and config.json {what}; "
+            "the model is not run without its index branch"
+        )
+    if name.endswith(SCALE_SUFFIXES):
+        return f"scales {in_file!r} belong to no tensor"
+    return f"unexpected tensor {in_file!r}{nearest(name, expected)}"
 
 
 def has_nan(tensor: Tensor | MXFP8Weight) -> bool:
