@@ -31,5 +31,6 @@ class MLP(nn.Module):
         gate_up, down = self.fused
         hidden = gate_up(x_TC)
         if self.swiglu is not None:
-            hidden = swiglu_oai(*hidden.chunk(2, dim=-1), self.swiglu)
+            gate, up = hidden.chunk(2, dim=-1)
+            hidden = swiglu_oai(gate, up, self.swiglu)
         return down(hidden, add_to=stream_TC)

@@ -27,7 +27,8 @@ def experts(
     hit, counts = ids_N.unique_consecutive(return_counts=True)
     groups = list(zip(hit.tolist(), token_N.split(counts.tolist()), strict=True))
     gate_up_N2I = torch.cat([gate_up[e](x_TC if num_tokens == 1 else x_TC[tokens]) for e, tokens in groups])
-    hidden_NI = swiglu_oai(*gate_up_N2I.chunk(2, dim=-1), swiglu).mul_(weights_TK.flatten()[order_N, None])
+    gate_NI, up_NI = gate_up_N2I.chunk(2, dim=-1)
+    hidden_NI = swiglu_oai(gate_NI, up_NI, swiglu).mul_(weights_TK.flatten()[order_N, None])
     for (e, tokens), hidden_nI in zip(groups, hidden_NI.split(counts.tolist()), strict=True):
         if num_tokens == 1:
             add_to_TC = down[e](hidden_nI, add_to=add_to_TC)
