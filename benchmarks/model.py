@@ -15,14 +15,13 @@ from __future__ import annotations
 import argparse
 import copy
 import itertools
-import json
 import logging
-import subprocess
-import sys
+import multiprocessing
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -52,11 +51,7 @@ def main() -> None:
     parser.add_argument("--contexts", type=int, nargs="+", default=[4096, 16384 - DECODED])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--load-experts", type=int, default=300, help="experts of the checkpoint that is loaded")
-    parser.add_argument("--load", metavar="FOLDER", help=argparse.SUPPRESS)  # the process of its own
     options = parser.parse_args()
-    if options.load:
-        print(json.dumps(load_once(Path(options.load))))
-        return
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
         raw = with_a_vision_part(preset(options.preset))
@@ -183,8 +178,8 @@ def measure_loading(folder: Path, raw: dict[str, Any], experts: int) -> dict[str
     files = sorted(folder.glob("*.safetensors"))
     size = sum(file.stat().st_size for file in files)
     page_cache_s = min(read_all(files) for _ in range(3))
-    command = [sys.executable, "-m", "benchmarks.model", "--load", str(folder)]
-    loaded = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        loaded = process.submit(load_once, folder).result()
     return {
         "file_mb": round(size / 1e6),
         "peak_of_size": round(loaded["peak_bytes"] / size, 3),
