@@ -229,7 +229,9 @@ def has_nan(tensor: Tensor | MXFP8Weight) -> bool:
     """Whether any value is NaN."""
     if isinstance(tensor, MXFP8Weight):  # NaN is 0x7F or 0xFF, the largest of signed and of unsigned bytes
         bits = tensor.values_OI.view(torch.uint8)
-        return 0xFF in (bits.max(), tensor.scales_OB.max()) or bits.view(torch.int8).max() == 0x7F
+        return (
+            int(bits.max()) == 0xFF or int(bits.view(torch.int8).max()) == 0x7F or int(tensor.scales_OB.max()) == 0xFF
+        )
     return bool(tensor.sum().isnan()) and bool(tensor.isnan().any())  # the sum is fast, but NaN of infinities too
 
 
