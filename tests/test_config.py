@@ -43,6 +43,47 @@ def test_the_published_text_network() -> None:
     assert (config.swiglu.swiglu_alpha, config.swiglu.swiglu_beta, config.swiglu.swiglu_limit) == (1.702, 1.0, 7.0)
 
 
+def test_the_published_file_as_it_is() -> None:
+    """All keys of the MXFP8 checkpoint's `config.json`; its text network is the preset."""
+    text = preset("m3")["text_config"]
+    text = {key: value for key, value in text.items() if key not in ("model_type", "swiglu_beta")}
+    merge = {"image_token_compression_method": "patch_merge", "spatial_merge_size": 2, "temporal_patch_size": 2}
+    published = {
+        "architectures": ["MiniMaxM3SparseForConditionalGeneration"],
+        "auto_map": {"AutoConfig": "configuration_minimax_m3_vl.MiniMaxM3VLConfig"},
+        "model_type": "minimax_m3_vl",
+        "text_config": {
+            **text,
+            "dtype": "bfloat16",
+            "rope_theta": 5000000,
+            "num_mtp_modules": 1,
+            "architectures": ["MiniMaxM3SparseForCausalLM"],
+        },
+        "vision_config": {"model_type": "clip_vision_model", "img_token_compression_config": merge},
+        "img_token_compression_config": merge,
+        "image_grid_pinpoints": "[(336, 336), (336, 672)]",
+        "image_seq_length": 576,
+        "image_token_index": 200025,
+        "video_token_index": 200026,
+        "multimodal_projector_bias": True,
+        "num_reward_heads": 0,
+        "process_image_mode": "dynamic_res",
+        "projector_hidden_act": "gelu",
+        "vision_feature_layer": -1,
+        "vision_feature_select_strategy": "full",
+        "torch_dtype": "bfloat16",
+        "transformers_version": "4.52.4",
+        "projector_hidden_size": 6144,
+        "quantization_config": {
+            "quant_method": "mxfp8",
+            "activation_scheme": "dynamic",
+            "weight_block_size": [1, 32],
+            "ignored_layers": ["lm_head", "model.embed_tokens", "vision_tower"],
+        },
+    }
+    assert ModelConfig.from_hf(published) == ModelConfig.from_hf(preset("m3"))
+
+
 def test_all_layers_sparse_with_an_initial_block() -> None:
     raw = preset("m3.1")
     raw["text_config"]["sparse_attention_config"]["sparse_init_block"] = 1

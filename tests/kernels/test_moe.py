@@ -31,15 +31,17 @@ def test_the_grouped_path_is_the_definition(dtype: torch.dtype, num_tokens: int)
     w = weights(dtype)
     x, start = torch.randn(num_tokens, C).to(dtype), torch.randn(num_tokens, C)
     ids_and_weights = routed(num_tokens)
-    expected = PackedExperts(*w, SWIGLU, backend="reference")(x, *ids_and_weights, add_to=start.clone())
-    grouped = PackedExperts(*w, SWIGLU)(x, *ids_and_weights, add_to=start.clone())
+    expected = PackedExperts(zip(*w, strict=True), SWIGLU, backend="reference")(
+        x, *ids_and_weights, add_to=start.clone()
+    )
+    grouped = PackedExperts(zip(*w, strict=True), SWIGLU)(x, *ids_and_weights, add_to=start.clone())
     torch.testing.assert_close(grouped, expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
     assert not torch.equal(grouped, start)
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_a_token_gives_the_same_in_any_company(dtype: torch.dtype) -> None:
-    experts, x, (ids, share) = PackedExperts(*weights(dtype), SWIGLU), torch.randn(T, C), routed()
+    experts, x, (ids, share) = PackedExperts(zip(*weights(dtype), strict=True), SWIGLU), torch.randn(T, C), routed()
     whole = experts(x, ids, share, add_to=torch.zeros(T, C))
     alone = torch.cat(
         [experts(x[t : t + 1], ids[t : t + 1], share[t : t + 1], add_to=torch.zeros(1, C)) for t in range(T)]
@@ -51,7 +53,7 @@ def test_experts_without_tokens_are_not_touched() -> None:
     w1, w2, w3 = weights(torch.float32)
     for w in (w1, w2, w3):
         w[5] = torch.full_like(w[5], torch.nan)
-    out = PackedExperts(w1, w2, w3, SWIGLU)(
+    out = PackedExperts(zip(w1, w2, w3, strict=True), SWIGLU)(
         torch.randn(8, C), torch.tensor([[0, 4, 6, 15]] * 8), torch.ones(8, 4), add_to=torch.zeros(8, C)
     )
     assert torch.isfinite(out).all()
@@ -94,4 +96,6 @@ def test_backends_choose_the_same_experts() -> None:
 )
 def test_wrong_tensors_are_refused(ids: torch.Tensor, share: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        PackedExperts(*weights(torch.float32), SWIGLU)(torch.zeros(2, C), ids, share, add_to=torch.zeros(2, C))
+        PackedExperts(zip(*weights(torch.float32), strict=True), SWIGLU)(
+            torch.zeros(2, C), ids, share, add_to=torch.zeros(2, C)
+        )

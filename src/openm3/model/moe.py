@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openm3.config import ModelConfig, MoEConfig, SwigluOAI
-from openm3.kernels.moe import PackedExperts, choose_experts
+from openm3.kernels.moe import PackedExperts, Weight, choose_experts
 from openm3.model.linear import held_weight, release
 from openm3.model.mlp import MLP
 
@@ -47,10 +48,7 @@ class SparseMoE(nn.Module):
     def pack(self, backend: str) -> None:
         """Lays the weights out for inference and lets the separate ones go."""
         self.shared_experts.pack(backend)
-        self._packed = self._pack_experts(backend)
-        for expert in self._experts:
-            for part in (expert.w1, expert.w2, expert.w3):
-                release(part)
+        self._packed = PackedExperts(self._weights(let_go=True), self.swiglu, backend=backend)
 
     def forward(self, x_TC: Tensor, stream_TC: Tensor) -> Tensor:
         """The stream with the result added to it."""
@@ -59,17 +57,16 @@ class SparseMoE(nn.Module):
         ids, weights = choose_experts(
             self.router_logits(x_TC), bias_E, self.moe.num_experts_per_tok, scale, backend=self.backend
         )
-        experts = self._packed or self._pack_experts(self.backend)
+        experts = self._packed or PackedExperts(self._weights(let_go=False), self.swiglu, backend=self.backend)
         return experts(x_TC, ids, weights, add_to=stream_TC)
 
     def router_logits(self, x_TC: Tensor) -> Tensor:
         """fp32 `[T, E]`. Summed in fp64, so that the tokens around it move no token to another expert."""
         return F.linear(x_TC.double(), self.gate.weight.double()).float()
 
-    def _pack_experts(self, backend: str) -> PackedExperts:
-        w1, w2, w3 = ([held_weight(getattr(e, name)) for e in self._experts] for name in ("w1", "w2", "w3"))
-        return PackedExperts(w1, w2, w3, self.swiglu, backend=backend)
-
-    @property
-    def _experts(self) -> list[Expert]:
-        return cast(list[Expert], list(self.experts))
+    def _weights(self, *, let_go: bool) -> Iterator[tuple[Weight, Weight, Weight]]:
+        for expert in cast(list[Expert], list(self.experts)):
+            parts = (expert.w1, expert.w2, expert.w3)
+            yield held_weight(expert.w1), held_weight(expert.w2), held_weight(expert.w3)
+            for part in parts if let_go else ():
+                release(part)

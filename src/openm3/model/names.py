@@ -94,14 +94,12 @@ def why_skipped(name: str) -> str | None:
 def sources(file_names: Iterable[str], config: ModelConfig) -> dict[str, Source]:
     """Our parameters in a file with these tensors. Names that the tables don't know stay as they are."""
     names = set(file_names)
-    scale_of = {name.removesuffix(suffix): name for suffix in SCALE_SUFFIXES for name in names if name.endswith(suffix)}
+    scale_of = {_scaled(name): name for name in names if name.endswith(SCALE_SUFFIXES)}
     num_experts = config.moe.num_local_experts if config.moe is not None else 0
     renamed = {theirs: ours for ours, theirs in RENAMED.items()}
     found = {}
     for name in sorted(names):
-        if why_skipped(name) or (
-            name.endswith(SCALE_SUFFIXES) and name in scale_of.values() and _scaled(name) in names
-        ):
+        if why_skipped(name) or (name.endswith(SCALE_SUFFIXES) and _scaled(name) in names):
             continue
         stripped = _strip(name)
         layer, pattern = _pattern(stripped)

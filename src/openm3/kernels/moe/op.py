@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -60,28 +60,30 @@ class PackedExperts:
     does not depend on the tokens around it.
 
     Args:
-        w1, w3: gates and ups, E weights `[I, C]` each.
-        w2: downs, E weights `[C, I]`.
+        experts: w1, w2 and w3 of every expert: gate `[I, C]`, down `[C, I]`, up `[I, C]`. Each is laid out before the
+            next is asked for, so that a generator can let it go.
         swiglu: the activation's numbers.
         backend: see `kernels/backend.py`.
     """
 
     def __init__(
         self,
-        w1: Sequence[Weight],
-        w2: Sequence[Weight],
-        w3: Sequence[Weight],
+        experts: Iterable[tuple[Weight, Weight, Weight]],
         swiglu: SwigluOAI,
         *,
         backend: str = "torch",
     ) -> None:
-        if not len(w1) == len(w2) == len(w3):
-            raise ValueError(f"w1, w2, w3: expected one of each for an expert, got {len(w1)}, {len(w2)}, {len(w3)}")
-        self.num_experts, self.hidden_size, self._swiglu = len(w1), w1[0].shape[1], swiglu
-        self._plain = tuple(map(_stack, (w1, w2, w3))) if choose(backend) == "reference" else None
-        if self._plain is None:
-            self._gate_up = [PackedLinear(*pair, backend=backend) for pair in zip(w1, w3, strict=True)]
-            self._down = [PackedLinear(w, backend=backend) for w in w2]
+        self._swiglu, self._plain = swiglu, None
+        if choose(backend) == "reference":
+            self._plain = tuple(map(_stack, zip(*experts, strict=True)))
+            self.num_experts, _, self.hidden_size = self._plain[0].shape
+            return
+        self._gate_up, self._down = [], []
+        for w1, w2, w3 in experts:
+            self.hidden_size = w1.shape[1]
+            self._gate_up.append(PackedLinear(w1, w3, backend=backend))
+            self._down.append(PackedLinear(w2, backend=backend))
+        self.num_experts = len(self._down)
 
     def __call__(self, x_TC: Tensor, expert_ids_TK: Tensor, weights_TK: Tensor, *, add_to: Tensor) -> Tensor:
         """`add_to` with the experts' result added; it may be changed in place.
