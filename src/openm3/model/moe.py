@@ -48,7 +48,10 @@ class SparseMoE(nn.Module):
     def pack(self, backend: str) -> None:
         """Lays the weights out for inference and lets the separate ones go."""
         self.shared_experts.pack(backend)
-        self._packed = PackedExperts(self._weights(let_go=True), self.swiglu, backend=backend)
+        self._packed = PackedExperts(self._weights(), self.swiglu, backend=backend)
+        for expert in cast(list[Expert], list(self.experts)):
+            for part in (expert.w1, expert.w2, expert.w3):
+                release(part)
 
     def forward(self, x_TC: Tensor, stream_TC: Tensor) -> Tensor:
         """The stream with the result added to it."""
@@ -57,16 +60,13 @@ class SparseMoE(nn.Module):
         ids, weights = choose_experts(
             self.router_logits(x_TC), bias_E, self.moe.num_experts_per_tok, scale, backend=self.backend
         )
-        experts = self._packed or PackedExperts(self._weights(let_go=False), self.swiglu, backend=self.backend)
+        experts = self._packed or PackedExperts(self._weights(), self.swiglu, backend=self.backend)
         return experts(x_TC, ids, weights, add_to=stream_TC)
 
     def router_logits(self, x_TC: Tensor) -> Tensor:
         """fp32 `[T, E]`. Summed in fp64, so that the tokens around it move no token to another expert."""
         return F.linear(x_TC.double(), self.gate.weight.double()).float()
 
-    def _weights(self, *, let_go: bool) -> Iterator[tuple[Weight, Weight, Weight]]:
+    def _weights(self) -> Iterator[tuple[Weight, Weight, Weight]]:
         for expert in cast(list[Expert], list(self.experts)):
-            parts = (expert.w1, expert.w2, expert.w3)
             yield held_weight(expert.w1), held_weight(expert.w2), held_weight(expert.w3)
-            for part in parts if let_go else ():
-                release(part)

@@ -60,8 +60,7 @@ class PackedExperts:
     does not depend on the tokens around it.
 
     Args:
-        experts: w1, w2 and w3 of every expert: gate `[I, C]`, down `[C, I]`, up `[I, C]`. Each is laid out before the
-            next is asked for, so that a generator can let it go.
+        experts: w1, w2 and w3 of every expert: gate `[I, C]`, down `[C, I]`, up `[I, C]`.
         swiglu: the activation's numbers.
         backend: see `kernels/backend.py`.
     """
@@ -78,12 +77,10 @@ class PackedExperts:
             self._plain = tuple(map(_stack, zip(*experts, strict=True)))
             self.num_experts, _, self.hidden_size = self._plain[0].shape
             return
-        self._gate_up, self._down = [], []
-        for w1, w2, w3 in experts:
-            self.hidden_size = w1.shape[1]
-            self._gate_up.append(PackedLinear(w1, w3, backend=backend))
-            self._down.append(PackedLinear(w2, backend=backend))
-        self.num_experts = len(self._down)
+        given = list(experts)
+        self._gate_up = [PackedLinear(w1, w3, backend=backend) for w1, _, w3 in given]
+        self._down = [PackedLinear(w2, backend=backend) for _, w2, _ in given]
+        self.num_experts, self.hidden_size = len(given), given[0][0].shape[1]
 
     def __call__(self, x_TC: Tensor, expert_ids_TK: Tensor, weights_TK: Tensor, *, add_to: Tensor) -> Tensor:
         """`add_to` with the experts' result added; it may be changed in place.
