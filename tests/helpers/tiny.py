@@ -50,11 +50,12 @@ def write_tiny_model(folder: Path, *, seed: int = 0, **changes: Any) -> Path:
         noise = torch.randn(parameter.shape, generator=generator)
         weights[full_name] = 1 + 0.1 * noise if parameter.ndim == 1 else 0.25 * noise
     save_file(weights, folder / "model.safetensors")
-    _write_tokenizer(folder)
+    write_tokenizer(folder)
     return folder
 
 
-def _write_tokenizer(folder: Path) -> None:
+def write_tokenizer(folder: Path) -> None:
+    """A byte-level tokenizer of 258 tokens with a chat template."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({char: i for i, char in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

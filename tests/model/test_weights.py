@@ -212,8 +212,8 @@ def test_every_type_of_a_gguf_is_dequantised_and_an_unknown_one_is_named(
     default_model_path: Path, tmp_path: Path
 ) -> None:
     checkpoint = open_checkpoint(default_model_path)
-    assert checkpoint.read("model.layers.0.mlp.down_proj.weight").shape == (576, 1536)  # Q4_1
-    assert checkpoint.read("model.norm.weight").dtype == torch.float32  # F32
+    assert checkpoint.read("layers.0.mlp.down_proj.weight").shape == (576, 1536)  # Q4_1
+    assert checkpoint.read("norm.weight").dtype == torch.float32  # F32
     data = bytearray(default_model_path.read_bytes())
     name = b"blk.0.ffn_down.weight"
     at = data.index(name) + len(name) + 4 + 2 * 8  # behind the name: count of dimensions, two dimensions, the type

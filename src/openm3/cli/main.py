@@ -12,7 +12,9 @@ from openm3.cli.ask import ask
 from openm3.cli.chat import chat
 from openm3.cli.doctor import doctor
 from openm3.cli.generate import generate
+from openm3.cli.inspect import inspect
 from openm3.cli.models import models, pull
+from openm3.cli.new import new
 from openm3.cli.serve import serve
 from openm3.errors import OpenM3Error
 
@@ -27,7 +29,7 @@ def openm3() -> None:
     """
 
 
-for command in (ask, chat, generate, serve, pull, models, doctor):
+for command in (ask, chat, generate, serve, pull, models, inspect, new, doctor):
     openm3.add_command(command)
 
 

@@ -24,12 +24,13 @@ class ModelOptions:
     """Which model, and how it runs; the values of `model_options`."""
 
     model: str
-    attention: Literal["dense", "sparse"]
+    attention: Literal["auto", "dense", "sparse"]
     blocks: int
     block_size: int
     window: int | None
     cache_gb: float | None
     dtype: Literal["bfloat16", "float32"]
+    weights: Literal["bf16", "packed"]
     backend: str | None
     threads: int | None
 
@@ -45,6 +46,7 @@ class ModelOptions:
             max_context=self.window,
             cache_bytes=None if self.cache_gb is None else int(self.cache_gb * (1 << 30)),
             dtype=self.dtype,
+            weights=self.weights,
             backend=self.backend,
         )
 
@@ -91,8 +93,9 @@ class SamplingOptions:
 _MODEL_OPTIONS = (
     click.option("-m", "--model", default="default", show_default=True, metavar="MODEL",
                  help="A name of `openm3 models`, a GGUF file, a folder in the Hugging Face layout, or a hub id."),
-    click.option("--attention", type=click.Choice(["dense", "sparse"]), default="dense", show_default=True,
-                 help="Read every block of the context, or the blocks that each query chooses."),
+    click.option("--attention", type=click.Choice(["auto", "dense", "sparse"]), default="auto", show_default=True,
+                 help="Read every block of the context, or the blocks that each query chooses; "
+                      "auto: as the model was trained."),
     click.option("--blocks", type=int, default=16, show_default=True, metavar="N",
                  help="Blocks that a query reads with --attention sparse."),
     click.option("--block-size", type=int, default=128, show_default=True, metavar="TOKENS",
@@ -104,6 +107,8 @@ _MODEL_OPTIONS = (
                  help="Memory for keys and values. Default: one full window, at least 1."),
     click.option("--dtype", type=click.Choice(["bfloat16", "float32"]), default="bfloat16", show_default=True,
                  help="Of weights and cache."),
+    click.option("--weights", type=click.Choice(["bf16", "packed"]), default="bf16", show_default=True,
+                 help="Dequantise an MXFP8 checkpoint when it is loaded, or at each use: half the memory, more work."),
     click.option("--backend", metavar="NAME", help="Kernels: torch, reference. Default: the best that is there."),
     click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with. Default: one a core."),
 )  # fmt: skip

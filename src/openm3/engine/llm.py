@@ -44,9 +44,9 @@ class LLM:
     """
 
     def __init__(self, model: str | Path = "default", config: EngineConfig | None = None) -> None:
-        self.config = config or EngineConfig()
         path = hub.find(str(model))
         checkpoint = open_checkpoint(path)
+        self.config = (config or EngineConfig()).for_model(checkpoint.config)
         self.name = path.stem if path.is_file() else path.name
         self.model_config = checkpoint.config
         self.identity = _identity(checkpoint)

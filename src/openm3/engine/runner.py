@@ -41,7 +41,9 @@ class Runner:
         self.num_pages = max(1, cache_bytes // one_page)
         self.cache = KVCache.allocate(model, self.num_pages, page_size, dtype)
         sparse = config.sparse if config.attention == "sparse" else None
-        self.decoder = load_decoder(checkpoint, dtype, sparse=sparse, backend=self.backend).pack()
+        self.decoder = load_decoder(
+            checkpoint, dtype, sparse=sparse, backend=self.backend, weights=config.weights, pack=True
+        )
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:

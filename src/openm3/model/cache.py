@@ -1,4 +1,7 @@
-"""The paged cache of keys and values. Letters: P pages, R key/value heads, S page size, D head size."""
+"""The paged cache of keys, values and index keys.
+
+Letters: P pages, R key/value heads, S page size, D head size, C index head size.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +16,14 @@ from openm3.errors import InputError
 
 @dataclass(frozen=True)
 class LayerCache:
-    """Keys (after rotation) and values of one layer, `[P, R, S, D]` each."""
+    """Keys (after rotation) and values of one layer, `[P, R, S, D]` each.
+
+    `index_k_P1SC`, `[P, 1, S, C]`: the index keys (after rotation) of a layer with an index branch, else None.
+    """
 
     k_PRSD: Tensor
     v_PRSD: Tensor
+    index_k_P1SC: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -33,18 +40,23 @@ class KVCache:
             InputError: the memory can't be had.
         """
         shape = (num_pages, config.num_key_value_heads, page_size, config.head_dim)
+
+        def layer(number: int) -> LayerCache:
+            k, v = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
+            if config.index is None or not config.has_index(number):
+                return LayerCache(k, v)
+            return LayerCache(k, v, torch.zeros((num_pages, 1, page_size, config.index.index_head_dim), dtype=dtype))
+
         try:
-            return cls(
-                tuple(
-                    LayerCache(torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype))
-                    for _ in range(config.num_hidden_layers)
-                )
-            )
+            return cls(tuple(layer(number) for number in range(config.num_hidden_layers)))
         except RuntimeError as error:
             gib = num_pages * page_bytes(config, page_size, dtype) / (1 << 30)
             raise InputError("cache_bytes", f"{gib:.1f} GiB of cache can't be allocated; ask for less") from error
 
 
 def page_bytes(config: ModelConfig, page_size: int, dtype: torch.dtype) -> int:
-    """Bytes of one page over all layers, keys and values."""
-    return 2 * config.num_hidden_layers * config.num_key_value_heads * page_size * config.head_dim * dtype.itemsize
+    """Bytes of one page over all layers: keys, values and index keys."""
+    numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    if config.index is not None:
+        numbers += sum(config.index.sparse_attention_freq) * config.index.index_head_dim
+    return numbers * page_size * dtype.itemsize

@@ -13,37 +13,37 @@ from torch import Tensor, nn
 
 from openm3.config import ModelConfig, SparseConfig
 from openm3.kernels.paged import PagedBatch
-from openm3.kernels.rms_norm import rms_norm
 from openm3.model.attention import Attention
 from openm3.model.batch import Batch
 from openm3.model.cache import KVCache, LayerCache
 from openm3.model.linear import FusedLinear
 from openm3.model.mlp import MLP
+from openm3.model.moe import SparseMoE
+from openm3.model.norm import RMSNorm
 from openm3.model.rope import Rotation, inverse_frequencies, rotation
 
 
 class DecoderLayer(nn.Module):
-    """Attention and MLP, each behind an RMSNorm, each added to the stream."""
+    """Attention, then an MLP or experts, each behind an RMSNorm, each added to the stream."""
 
-    def __init__(self, config: ModelConfig, sparse: SparseConfig | None, backend: str) -> None:
+    def __init__(self, config: ModelConfig, layer: int, sparse: SparseConfig | None, backend: str) -> None:
         super().__init__()
-        self.backend = backend
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.self_attn = Attention(config, sparse, backend)
-        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
-        self.mlp = MLP(config)
+        self.backend, self.has_experts = backend, config.has_experts(layer)
+        self.input_layernorm = RMSNorm(config.hidden_size, config)
+        self.self_attn = Attention(config, sparse, config.has_index(layer), backend)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config)
+        if self.has_experts:
+            self.block_sparse_moe = SparseMoE(config, backend)
+        else:
+            self.mlp = MLP(config.hidden_size, config.intermediate_size, config.swiglu)
 
     def forward(self, x_TC: Tensor, paged: PagedBatch, cache: LayerCache, rotation: Rotation) -> Tensor:
         dtype = cache.k_PRSD.dtype
-        normed_TC = normalize(self.input_layernorm, x_TC, dtype, self.backend)
+        normed_TC = self.input_layernorm(x_TC, dtype, self.backend)
         x_TC = self.self_attn(normed_TC, x_TC, paged, cache, rotation)
-        normed_TC = normalize(self.post_attention_layernorm, x_TC, dtype, self.backend)
-        return cast(Tensor, self.mlp(normed_TC, x_TC))
-
-
-def normalize(norm: nn.RMSNorm, x_TC: Tensor, dtype: torch.dtype, backend: str) -> Tensor:
-    """`norm` by the kernel, in the dtype that the next matrix product takes."""
-    return rms_norm(x_TC, norm.weight, cast(float, norm.eps), dtype, backend=backend)
+        normed_TC = self.post_attention_layernorm(x_TC, dtype, self.backend)
+        feed_forward = self.block_sparse_moe if self.has_experts else self.mlp
+        return cast(Tensor, feed_forward(normed_TC, x_TC))
 
 
 class Decoder(nn.Module):
@@ -51,7 +51,8 @@ class Decoder(nn.Module):
 
     Args:
         config: the model's.
-        sparse: None for dense attention, else how blocks are chosen.
+        sparse: None for dense attention, else how blocks are chosen. A model with an index branch has its own way,
+            which is what None means there.
         backend: kernel backend, see `kernels/backend.py`.
     """
 
@@ -59,8 +60,10 @@ class Decoder(nn.Module):
         super().__init__()
         self.config, self.backend = config, backend
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(DecoderLayer(config, sparse, backend) for _ in range(config.num_hidden_layers))
-        self.norm = nn.RMSNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.layers = nn.ModuleList(
+            DecoderLayer(config, i, _sparse_of(config, i, sparse), backend) for i in range(config.num_hidden_layers)
+        )
+        self.norm = RMSNorm(config.hidden_size, config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self._head = FusedLinear(self.lm_head)
         self._inv_freq_E = inverse_frequencies(config)
@@ -69,12 +72,24 @@ class Decoder(nn.Module):
 
     def pack(self) -> Decoder:
         """Lays all weights out for inference; call once, after loading."""
-        for module in self.modules():
-            if isinstance(module, (Attention, MLP)):
-                for linear in module.fused:
-                    linear.pack(backend=self.backend)
-        self._head.pack(exact=True, backend=self.backend)
+        for module in self.children():
+            self.pack_part(module)
+        self.pack_head()
         return self
+
+    def pack_head(self) -> None:
+        """Lays out the weights of the logits."""
+        self._head.pack(exact=True, backend=self.backend)
+
+    def pack_part(self, part: nn.Module) -> None:
+        """Lays out the weights of some layers, as soon as they are loaded."""
+        for module in part.modules():
+            if isinstance(module, (Attention, SparseMoE)):
+                module.pack(self.backend)
+            elif isinstance(module, DecoderLayer) and not module.has_experts:
+                module.mlp.pack(self.backend)
+            elif isinstance(module, RMSNorm):
+                module.pack()
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         """Writes the batch's keys and values to the cache.
@@ -83,7 +98,7 @@ class Decoder(nn.Module):
             fp32 `[L, V]`: next-token logits of the rows `batch.logit_rows_L`.
         """
         x_LC = self.hidden_states(batch, cache)[batch.logit_rows_L]
-        return self._head(normalize(self.norm, x_LC, cache.layers[0].k_PRSD.dtype, self.backend)).float()
+        return self._head(self.norm(x_LC, cache.layers[0].k_PRSD.dtype, self.backend)).float()
 
     def hidden_states(self, batch: Batch, cache: KVCache) -> Tensor:
         """fp32 `[T, C]`: the stream after the last layer, before the final norm."""
@@ -92,6 +107,15 @@ class Decoder(nn.Module):
         for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
             x_TC = layer(x_TC, batch.paged, layer_cache, rotated)
         return x_TC
+
+
+def _sparse_of(config: ModelConfig, layer: int, sparse: SparseConfig | None) -> SparseConfig | None:
+    """How a layer chooses blocks; None where it reads all."""
+    if config.index is None:
+        return sparse
+    if sparse not in (None, config.index.sparse):
+        raise ValueError(f"sparse: expected the model's own {config.index.sparse}, got {sparse}")
+    return config.index.sparse if config.has_index(layer) else None
 
 
 def empty_decoder(config: ModelConfig, sparse: SparseConfig | None = None, backend: str = "torch") -> Decoder:

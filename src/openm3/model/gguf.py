@@ -11,6 +11,8 @@ from torch import Tensor
 
 from openm3.config import ModelConfig, nearest
 from openm3.errors import ModelError
+from openm3.kernels.linear import MXFP8Weight
+from openm3.model.stored import StoredTensor
 
 # GGUF key -> ModelConfig field, behind the architecture's name.
 _CONFIG_KEYS = {
@@ -28,20 +30,20 @@ _CONFIG_KEYS = {
 # Keys that must agree with the head size.
 _HEAD_SIZE_KEYS = ("rope.dimension_count", "attention.value_length")
 
-# GGUF tensor -> checkpoint tensor; N stands for the layer.
+# GGUF tensor -> ours; N stands for the layer.
 _TENSOR_NAMES = {
-    "token_embd.weight": "model.embed_tokens.weight",
-    "output_norm.weight": "model.norm.weight",
+    "token_embd.weight": "embed_tokens.weight",
+    "output_norm.weight": "norm.weight",
     "output.weight": "lm_head.weight",
-    "blk.N.attn_norm.weight": "model.layers.N.input_layernorm.weight",
-    "blk.N.attn_q.weight": "model.layers.N.self_attn.q_proj.weight",
-    "blk.N.attn_k.weight": "model.layers.N.self_attn.k_proj.weight",
-    "blk.N.attn_v.weight": "model.layers.N.self_attn.v_proj.weight",
-    "blk.N.attn_output.weight": "model.layers.N.self_attn.o_proj.weight",
-    "blk.N.ffn_norm.weight": "model.layers.N.post_attention_layernorm.weight",
-    "blk.N.ffn_gate.weight": "model.layers.N.mlp.gate_proj.weight",
-    "blk.N.ffn_up.weight": "model.layers.N.mlp.up_proj.weight",
-    "blk.N.ffn_down.weight": "model.layers.N.mlp.down_proj.weight",
+    "blk.N.attn_norm.weight": "layers.N.input_layernorm.weight",
+    "blk.N.attn_q.weight": "layers.N.self_attn.q_proj.weight",
+    "blk.N.attn_k.weight": "layers.N.self_attn.k_proj.weight",
+    "blk.N.attn_v.weight": "layers.N.self_attn.v_proj.weight",
+    "blk.N.attn_output.weight": "layers.N.self_attn.o_proj.weight",
+    "blk.N.ffn_norm.weight": "layers.N.post_attention_layernorm.weight",
+    "blk.N.ffn_gate.weight": "layers.N.mlp.gate_proj.weight",
+    "blk.N.ffn_up.weight": "layers.N.mlp.up_proj.weight",
+    "blk.N.ffn_down.weight": "layers.N.mlp.down_proj.weight",
 }
 
 
@@ -69,8 +71,34 @@ class GGUFCheckpoint:
 
     @property
     def names(self) -> list[str]:
-        """Checkpoint names of the tensors in the file."""
+        """Our names of the tensors in the file."""
         return list(self._tensors)
+
+    def file_name(self, name: str) -> str:
+        """The name in the file of the tensor that holds ours."""
+        return str(self._tensors[name].name)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of our tensor, from the file's header."""
+        return tuple(int(size) for size in reversed(self._tensors[name].shape))
+
+    @property
+    def stored(self) -> dict[str, StoredTensor]:
+        """Every tensor in the file, by its name there."""
+        return {
+            tensor.name: StoredTensor(
+                tensor.name, self.shape(name), tensor.tensor_type.name, self.path, int(tensor.n_bytes)
+            )
+            for name, tensor in self._tensors.items()
+        }
+
+    def is_quantised(self, name: str) -> bool:
+        """False: what a GGUF file holds quantised can't be kept so."""
+        return False
+
+    def read_quantised(self, name: str) -> MXFP8Weight:
+        """Raises `ModelError`: there are no MXFP8 tensors in a GGUF file."""
+        raise ModelError(f"{self.path}: tensor {name} is not MXFP8")
 
     def read(self, name: str) -> Tensor:
         """One tensor, dequantised to fp32.

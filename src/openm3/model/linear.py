@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openm3.kernels.linear import PackedLinear
+from openm3.kernels.linear import MXFP8Weight, PackedLinear
 
 
 class FusedLinear:
@@ -22,11 +22,9 @@ class FusedLinear:
 
     def pack(self, *, exact: bool = False, backend: str | None = None) -> None:
         """Lays the weights out for inference and lets the separate ones go; `exact` gives fp32 outputs."""
-        self._packed = PackedLinear(
-            *(part.weight for part in self._parts), exact=exact, gated=self._gated, backend=backend
-        )
+        self._packed = PackedLinear(*map(held_weight, self._parts), exact=exact, gated=self._gated, backend=backend)
         for part in self._parts:
-            part.weight = None  # type: ignore[assignment]
+            release(part)
 
     def __call__(self, x_TI: Tensor, *, add_to: Tensor | None = None) -> Tensor:
         """The parts' outputs, one after the other in the last dimension; x is rounded to the weights' dtype.
@@ -38,3 +36,15 @@ class FusedLinear:
         outputs = [part(x_TI.to(part.weight.dtype)) for part in self._parts]
         out_TO = F.silu(outputs[0]) * outputs[1] if self._gated else torch.cat(outputs, dim=-1)
         return out_TO if add_to is None else add_to + out_TO
+
+
+def held_weight(part: nn.Linear) -> Tensor | MXFP8Weight:
+    """The weight as it was loaded: quantised where scales stand beside it."""
+    scales = getattr(part, "weight_scale", None)
+    return part.weight if scales is None else MXFP8Weight(part.weight.detach(), scales)
+
+
+def release(part: nn.Linear) -> None:
+    """Lets the weight go once it is laid out elsewhere."""
+    part.weight = None  # type: ignore[assignment]
+    part.weight_scale = None  # type: ignore[assignment]

@@ -1,24 +1,36 @@
-"""The gated feed-forward network, SwiGLU (arXiv 2002.05202). T tokens, C hidden size."""
+"""The gated feed-forward network. T tokens, C hidden size."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from openm3.config import ModelConfig
+from openm3.config import SwigluOAI
+from openm3.kernels.swiglu import swiglu_oai
 from openm3.model.linear import FusedLinear
 
 
 class MLP(nn.Module):
-    """down(silu(gate(x)) * up(x))."""
+    """down(act(gate(x), up(x))): SwiGLU (arXiv 2002.05202), or M3's activation where `swiglu` has its numbers."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, hidden_size: int, intermediate_size: int, swiglu: SwigluOAI | None) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
-        self.fused = (FusedLinear(self.gate_proj, self.up_proj, gated=True), FusedLinear(self.down_proj))
+        self.swiglu = swiglu
+        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+        gate_up = FusedLinear(self.gate_proj, self.up_proj, gated=swiglu is None)
+        self.fused = (gate_up, FusedLinear(self.down_proj))
+
+    def pack(self, backend: str) -> None:
+        """Lays the weights out for inference."""
+        for linear in self.fused:
+            linear.pack(backend=backend)
 
     def forward(self, x_TC: Tensor, stream_TC: Tensor) -> Tensor:
         """The stream with the result added to it."""
-        gated, down = self.fused
-        return down(gated(x_TC), add_to=stream_TC)
+        gate_up, down = self.fused
+        hidden = gate_up(x_TC)
+        if self.swiglu is not None:
+            gate, up = hidden.chunk(2, dim=-1)
+            hidden = swiglu_oai(gate, up, self.swiglu)
+        return down(hidden, add_to=stream_TC)

@@ -1,4 +1,7 @@
-"""Rotary positions (arXiv 2104.09864), pairs (i, i + D/2) as in the published checkpoints. T tokens, D head size."""
+"""Rotary positions (arXiv 2104.09864), pairs (i, i + E) as in the published checkpoints.
+
+Letters: T tokens, X heads, D head size, E pairs: half of the elements that are rotated.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from openm3.config import ModelConfig, RopeScaling
 
 @dataclass(frozen=True)
 class Rotation:
-    """Cosines and sines of a batch's positions, fp32 `[T, D/2]`, the same in every layer."""
+    """Cosines and sines of a batch's positions, fp32 `[T, E]`, the same in every layer."""
 
     cos_TE: Tensor
     sin_TE: Tensor
@@ -25,9 +28,21 @@ def rotation(inv_freq_E: Tensor, positions_T: Tensor) -> Rotation:
     return Rotation(angle_TE.cos(), angle_TE.sin())
 
 
+def rotate_(x_TXD: Tensor, rotated: Rotation) -> Tensor:
+    """Rotates the first 2E elements of every head in place; x is fp32."""
+    num_pairs = rotated.cos_TE.shape[1]
+    cos_T1E, sin_T1E = rotated.cos_TE[:, None], rotated.sin_TE[:, None]
+    first, second = x_TXD[..., :num_pairs], x_TXD[..., num_pairs : 2 * num_pairs]
+    turned = first * cos_T1E - second * sin_T1E
+    second.mul_(cos_T1E).addcmul_(first, sin_T1E)
+    first.copy_(turned)
+    return x_TXD
+
+
 def inverse_frequencies(config: ModelConfig) -> Tensor:
-    """fp32 `[D/2]`: theta^(-2i/D), stretched by `rope_scaling` where the configuration asks for it."""
-    exponents = torch.arange(0, config.head_dim, 2, device="cpu").float() / config.head_dim
+    """fp32 `[E]`: theta^(-i/E), stretched by `rope_scaling` where the configuration asks for it."""
+    rotary_dim = config.rotary_dim or config.head_dim
+    exponents = torch.arange(0, rotary_dim, 2, device="cpu").float() / rotary_dim
     inv_freq_E = 1.0 / config.rope_theta**exponents
     return inv_freq_E if config.rope_scaling is None else _stretch(inv_freq_E, config.rope_scaling)
 

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from openm3.config import ModelConfig, SparseConfig, nearest
-from openm3.errors import ModelError
+from openm3.errors import InputError, ModelError
+from openm3.kernels.linear import MXFP8Weight
 from openm3.model.decoder import Decoder, empty_decoder
 from openm3.model.gguf import GGUFCheckpoint
+from openm3.model.names import SCALE_SUFFIXES, sources
+from openm3.model.stored import StoredTensor
 
 _INDEX = "model.safetensors.index.json"
+_NVFP4_SUFFIXES = ("weight_packed", "weight_global_scale", "weight_scale_2")
 
 
 class SafetensorsCheckpoint:
-    """A folder with `config.json` and safetensors files, one or sharded.
+    """A folder with `config.json` and safetensors files, one or sharded. Opening it reads no weights.
 
     Attributes:
         path: the folder.
         config: the model's configuration.
+        stored: every tensor in the files, by its name there.
 
     Raises:
         ModelError: a file is missing or cut short, or the configuration is not supported.
@@ -33,26 +41,71 @@ class SafetensorsCheckpoint:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config = ModelConfig.from_folder(path)
-        self._file_of: dict[str, Path] = {}
+        self.stored: dict[str, StoredTensor] = {}
         for file in self._files():
             try:
                 with safe_open(file, framework="pt") as opened:
-                    self._file_of.update(dict.fromkeys(opened.keys(), file))
+                    for name in list(opened.keys()):
+                        part = opened.get_slice(name)
+                        shape, dtype = tuple(part.get_shape()), part.get_dtype()
+                        self.stored[name] = StoredTensor(name, shape, dtype, file)
             except (OSError, SafetensorError) as error:
                 raise ModelError(f"{file}: not a whole safetensors file ({error})") from error
+        self._sources = sources(self.stored, self.config)
+        if self.config.tie_word_embeddings:
+            self._sources.pop("lm_head.weight", None)  # a copy of the embedding
 
     @property
     def names(self) -> list[str]:
-        """Names of the tensors in the files, without those that hold nothing of their own."""
-        tied_copy = {"lm_head.weight"} if self.config.tie_word_embeddings else set()
-        return [name for name in self._file_of if name not in tied_copy and not name.endswith("rotary_emb.inv_freq")]
+        """Our names of the text network's tensors (see `model/names.py`)."""
+        return list(self._sources)
+
+    def file_name(self, name: str) -> str:
+        """The name in the file of the tensor that holds ours."""
+        return self._sources[name].name
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of our tensor, from the file's header."""
+        source = self._sources[name]
+        return source.cut_shape(self.stored[source.name].shape)
+
+    def is_quantised(self, name: str) -> bool:
+        """Whether the file has MXFP8 values and scales for our name."""
+        return self._sources[name].scale is not None
 
     def read(self, name: str) -> Tensor:
-        """One tensor in the dtype of its file."""
-        with safe_open(self._file_of[name], framework="pt") as opened:
-            tensor: Tensor = opened.get_tensor(name)
+        """One tensor in the dtype of its file, a view of the file where nothing is converted; MXFP8 dequantised.
+
+        Raises:
+            ModelError: no floating point; names the tensor.
+        """
+        if self.is_quantised(name):
+            return self.read_quantised(name).dequantise()
+        source = self._sources[name]
+        stored = self.stored[source.name]
+        tensor = source.cut(self._get(source.name))
         if not tensor.is_floating_point():
-            raise ModelError(f"{self._file_of[name]}: tensor {name} has dtype {tensor.dtype}, expected floating point")
+            raise ModelError(f"{stored.file}: tensor {source.name} has dtype {tensor.dtype}, expected floating point")
+        if tensor.dtype.itemsize == 1:
+            raise ModelError(f"{stored.file}: tensor {source.name} has dtype {tensor.dtype} and no scales beside it")
+        return tensor
+
+    def read_quantised(self, name: str) -> MXFP8Weight:
+        """An MXFP8 tensor as it is stored.
+
+        Raises:
+            ModelError: values and scales that don't fit; names the tensor.
+        """
+        source = self._sources[name]
+        values, scales = self._get(source.name), self._get(source.scale or "")
+        try:
+            return MXFP8Weight(values, scales.view(torch.uint8) if scales.dtype.itemsize == 1 else scales)
+        except ValueError as error:
+            raise ModelError(f"{self.stored[source.name].file}: tensor {source.name} is not MXFP8: {error}") from error
+
+    def _get(self, name: str) -> Tensor:
+        with safe_open(self.stored[name].file, framework="pt") as opened:
+            tensor: Tensor = opened.get_tensor(name)
         return tensor
 
     def _files(self) -> list[Path]:
@@ -88,49 +141,115 @@ def load_decoder(
     *,
     sparse: SparseConfig | None = None,
     backend: str = "torch",
+    weights: Literal["bf16", "packed"] = "bf16",
+    pack: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Decoder:
-    """A decoder with the checkpoint's weights, not yet packed.
+    """A decoder with the checkpoint's weights.
 
     Args:
         checkpoint: an open checkpoint.
-        dtype: of the matrices; norms stay fp32.
+        dtype: of the matrices; norms and routers stay fp32.
         sparse, backend: see `Decoder`.
+        weights: "bf16" dequantises MXFP8 tensors, "packed" keeps them and dequantises at each use; that needs `pack`.
+        pack: lay out every layer for inference as soon as it is read, so that no two copies are in memory.
         on_progress: called with tensors read and tensors in all.
 
     Raises:
+        InputError: "packed" for a checkpoint that is not quantised.
         ModelError: a tensor is missing, extra or of the wrong shape; the message names it.
+
+    Warns:
+        UserWarning: a tensor holds NaN; the message names it.
     """
     decoder = empty_decoder(checkpoint.config, sparse, backend)
-    expected = dict(decoder.named_parameters())  # a tied head is not named twice
-    parameter_of = {_parameter_name(name): name for name in checkpoint.names}
-    for parameter, name in parameter_of.items():
-        if parameter not in expected:
-            raise ModelError(f"{checkpoint.path}: unexpected tensor {name!r}{nearest(parameter, list(expected))}")
-    for parameter in expected:
-        if parameter not in parameter_of:
-            raise ModelError(f"{checkpoint.path}: tensor {parameter!r} is missing")
+    expected = {name: p.shape for name, p in decoder.named_parameters()}  # a tied head is not named twice
+    for problem in problems(checkpoint, expected):
+        raise ModelError(f"{checkpoint.path}: {problem}")
+    keep = weights == "packed"
+    if keep and not any(checkpoint.is_quantised(name) for name in checkpoint.names):
+        raise InputError("weights", f"'packed' is for MXFP8 checkpoints, and {checkpoint.path.name} is not quantised")
+    if keep and not (pack and dtype == torch.bfloat16):
+        raise InputError("weights", "'packed' computes in bfloat16; leave out dtype float32")
 
-    def read(parameter: str) -> tuple[str, Tensor]:
-        tensor = checkpoint.read(parameter_of[parameter])
-        tensor = tensor.to(torch.float32 if tensor.ndim == 1 else dtype)
-        if tensor.shape != expected[parameter].shape:
-            raise ModelError(
-                f"{checkpoint.path}: tensor {parameter_of[parameter]} has shape {list(tensor.shape)}, "
-                f"expected {list(expected[parameter].shape)}"
-            )
-        return parameter, tensor
+    def read(name: str) -> tuple[str, Tensor | MXFP8Weight]:
+        quantised = keep and checkpoint.is_quantised(name)
+        tensor = checkpoint.read_quantised(name) if quantised else checkpoint.read(name)
+        if has_nan(tensor):
+            warnings.warn(f"{checkpoint.path}: tensor {checkpoint.file_name(name)} holds NaN", stacklevel=2)
+        return name, tensor if isinstance(tensor, MXFP8Weight) else tensor.to(
+            torch.float32 if tensor.ndim == 1 or stays_fp32(name) else dtype
+        )
 
+    done = 0
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for done, (parameter, tensor) in enumerate(pool.map(read, expected), start=1):
-            owner, _, attribute = parameter.rpartition(".")
-            setattr(decoder.get_submodule(owner), attribute, nn.Parameter(tensor, requires_grad=False))
-            if on_progress is not None:
-                on_progress(done, len(expected))
+        for part, names in groupby(expected, _part_of):
+            for name, tensor in pool.map(read, names):
+                _set(decoder, name, tensor)
+                done += 1
+                if on_progress is not None:
+                    on_progress(done, len(expected))
+            if pack and not part.startswith("lm_head"):
+                decoder.pack_part(decoder.get_submodule(part))
     if checkpoint.config.tie_word_embeddings:
         decoder.lm_head.weight = decoder.embed_tokens.weight
+    if pack:
+        decoder.pack_head()
     return decoder.eval()
 
 
-def _parameter_name(name: str) -> str:
-    return name.removeprefix("model.")
+def problems(checkpoint: Checkpoint, expected: Mapping[str, Sequence[int]]) -> Iterator[str]:
+    """What keeps a checkpoint from filling parameters of these shapes, by headers alone: nothing when it loads."""
+    given, guesses = checkpoint.names, 20  # the search for the nearest name is slow
+    for name in given:
+        if name not in expected:
+            yield _unexpected(checkpoint, name, list(expected) if guesses > 0 else [])
+            guesses -= 1
+        elif (shape := list(checkpoint.shape(name))) != list(expected[name]):
+            yield f"tensor {checkpoint.file_name(name)} has shape {shape}, expected {list(expected[name])}"
+    for name in sorted(set(expected).difference(given)):
+        yield f"tensor {name!r} is missing"
+
+
+def _unexpected(checkpoint: Checkpoint, name: str, expected: list[str]) -> str:
+    in_file = checkpoint.file_name(name)
+    if name.endswith(_NVFP4_SUFFIXES):
+        return f"{in_file} is NVFP4, which is not supported; take the bf16 or the MXFP8 checkpoint"
+    if ".self_attn.index" in name and checkpoint.config.swiglu is not None:
+        what = "has no sparse_attention_config" if checkpoint.config.index is None else "makes its layer dense"
+        return (
+            f"unexpected tensor {in_file!r} of an index branch, and config.json {what}; "
+            "the model is not run without its index branch"
+        )
+    if name.endswith(SCALE_SUFFIXES):
+        return f"scales {in_file!r} belong to no tensor"
+    return f"unexpected tensor {in_file!r}{nearest(name, expected)}"
+
+
+def has_nan(tensor: Tensor | MXFP8Weight) -> bool:
+    """Whether any value is NaN."""
+    if isinstance(tensor, MXFP8Weight):  # NaN is 0x7F or 0xFF, the largest of signed and of unsigned bytes
+        bits = tensor.values_OI.view(torch.uint8)
+        return (
+            int(bits.max()) == 0xFF or int(bits.view(torch.int8).max()) == 0x7F or int(tensor.scales_OB.max()) == 0xFF
+        )
+    return bool(tensor.sum().isnan()) and bool(tensor.isnan().any())  # the sum is fast, but NaN of infinities too
+
+
+def stays_fp32(name: str) -> bool:
+    """Whether a parameter is fp32 in published checkpoints too: the router's."""
+    return name.endswith(("block_sparse_moe.gate.weight", "e_score_correction_bias"))
+
+
+def _part_of(name: str) -> str:
+    """The part of the decoder that is laid out together: a layer, or a module of its own."""
+    return ".".join(name.split(".")[:2]) if name.startswith("layers.") else name.split(".")[0]
+
+
+def _set(decoder: Decoder, name: str, tensor: Tensor | MXFP8Weight) -> None:
+    owner, _, attribute = name.rpartition(".")
+    module: Any = decoder.get_submodule(owner)
+    if isinstance(tensor, MXFP8Weight):
+        module.weight_scale = tensor.scales_OB
+        tensor = tensor.values_OI
+    setattr(module, attribute, nn.Parameter(tensor, requires_grad=False))

@@ -1,5 +1,6 @@
 """Matrix products with weights that are laid out once for the machine."""
 
+from openm3.kernels.linear.mxfp8 import MXFP8Weight
 from openm3.kernels.linear.op import PackedLinear
 
-__all__ = ["PackedLinear"]
+__all__ = ["MXFP8Weight", "PackedLinear"]

@@ -16,8 +16,10 @@ def pack(weight_OI: Tensor) -> Tensor:
     """The layout of the kernel: panels of outputs, in each the pairs of inputs one after the other."""
     num_outputs, num_inputs = weight_OI.shape
     panel: int = native().PANEL
-    padded = F.pad(weight_OI, (0, num_inputs % 2, 0, -num_outputs % panel))
-    return padded.view(-1, panel, padded.shape[1] // 2, 2).transpose(1, 2).contiguous()
+    if num_inputs % 2 or num_outputs % panel:
+        weight_OI = F.pad(weight_OI, (0, num_inputs % 2, 0, -num_outputs % panel))
+    pairs = weight_OI.contiguous().view(torch.int32)  # a pair is moved as one number, twice as fast
+    return pairs.view(-1, panel, pairs.shape[1]).transpose(1, 2).contiguous().view(torch.bfloat16)
 
 
 def pack_gated(gate_OI: Tensor, up_OI: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from openm3.kernels.backend import choose
 from openm3.kernels.linear import cpu
+from openm3.kernels.linear.mxfp8 import MXFP8Weight
 
 
 class PackedLinear:
@@ -18,7 +19,8 @@ class PackedLinear:
     product is torch's.
 
     Args:
-        weights_OI: `[O, I]` each, of one dtype.
+        weights_OI: `[O, I]` each, of one dtype. Where one is an `MXFP8Weight`, all stay as they are, and every call
+            dequantises to bfloat16.
         exact: return the fp32 product instead of one rounded to the weights' dtype. oneDNN through torch rounds its
             result, so a second pass computes product - result, which is the rounding error, and the sum of both
             is the product. Worth it for logits, where bf16 leaves steps of 0.125 at values of 16 to 32.
@@ -26,24 +28,33 @@ class PackedLinear:
         backend: see `kernels/backend.py`.
 
     Attributes:
-        layout: "native", "onednn" or "plain".
+        layout: "native", "onednn", "plain" or "mxfp8".
     """
 
     def __init__(
-        self, *weights_OI: Tensor, exact: bool = False, gated: bool = False, backend: str | None = None
+        self,
+        *weights_OI: Tensor | MXFP8Weight,
+        exact: bool = False,
+        gated: bool = False,
+        backend: str | None = None,
     ) -> None:
         if len({w.shape[1] for w in weights_OI}) != 1:
             raise ValueError(f"weights_OI: expected one input size, got {[list(w.shape) for w in weights_OI]}")
         if gated and (exact or len(weights_OI) != 2 or weights_OI[0].shape != weights_OI[1].shape):
             raise ValueError(f"gated: expected two weights of one shape, got {[list(w.shape) for w in weights_OI]}")
-        weights_OI = tuple(w.detach() for w in weights_OI)
-        self.exact, self.gated, self._dtype = exact, gated, weights_OI[0].dtype
+        self.exact, self.gated = exact, gated
         self._num_outputs = sum(len(w) for w in weights_OI) // (2 if gated else 1)
-        self.layout = _layout(weights_OI[0], choose(backend))
-        if self.layout == "native" and gated:
-            self._weight = cpu.pack_gated(*weights_OI)
+        dense = [w.detach() for w in weights_OI if isinstance(w, Tensor)]
+        self._quantised = weights_OI if len(dense) < len(weights_OI) else ()
+        if self._quantised:
+            self.layout, self._dtype = "mxfp8", torch.bfloat16
             return
-        weight_OI = torch.cat(weights_OI) if len(weights_OI) > 1 else weights_OI[0]
+        self._dtype = dense[0].dtype
+        self.layout = _layout(dense[0], choose(backend))
+        if self.layout == "native" and gated:
+            self._weight = cpu.pack_gated(*dense)
+            return
+        weight_OI = torch.cat(dense) if len(dense) > 1 else dense[0]
         if self.layout == "native":
             weight_OI = cpu.pack(weight_OI)
         elif self.layout == "onednn":
@@ -65,6 +76,10 @@ class PackedLinear:
         return out_TO if add_to is None else add_to.add_(out_TO)
 
     def _product(self, x_TI: Tensor) -> Tensor:
+        if self._quantised:
+            dense = [w.dequantise() if isinstance(w, MXFP8Weight) else w.to(self._dtype) for w in self._quantised]
+            out = [F.linear(x_TI.float(), w.float()) if self.exact else F.linear(x_TI, w) for w in dense]
+            return torch.cat(out, dim=-1)
         if self.layout == "plain":
             return F.linear(x_TI.float(), self._weight.float()) if self.exact else F.linear(x_TI, self._weight)
         out_TO: Tensor = torch.ops.mkldnn._linear_pointwise(x_TI, self._weight, None, "none", [], "")

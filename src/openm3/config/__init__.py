@@ -1,0 +1,17 @@
+"""The configuration of a model, with the field names of the published `config.json`, and that of an engine."""
+
+from openm3.config.engine import EngineConfig
+from openm3.config.model import IndexConfig, ModelConfig, MoEConfig, RopeScaling, SwigluOAI
+from openm3.config.names import nearest
+from openm3.config.sparse import SparseConfig
+
+__all__ = [
+    "EngineConfig",
+    "IndexConfig",
+    "MoEConfig",
+    "ModelConfig",
+    "RopeScaling",
+    "SparseConfig",
+    "SwigluOAI",
+    "nearest",
+]

@@ -1,0 +1,81 @@
+"""The configurations of block choice and of an engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from openm3.config.model import ModelConfig
+from openm3.config.sparse import SparseConfig
+from openm3.errors import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """How an engine runs a model. Every default works.
+
+    Attributes:
+        attention: "dense" reads every block, "sparse" the chosen ones, "auto" what the model was trained for: the
+            layers with an index branch read chosen blocks, all others every block.
+        sparse: the geometry of blocks; its block size is the page size of a dense engine too. A model with an index
+            branch brings its own (see `for_model`).
+        dtype: of weights and cache.
+        weights: "bf16" dequantises the weights of an MXFP8 checkpoint when they are loaded, "packed" at each use: half
+            the memory, several times the work.
+        backend: name of the kernel backend; None chooses the best that is there.
+        cache_bytes: memory for keys and values; None: as much as one request of the full window needs,
+            and at least 1 GiB. It is reserved at the start and taken as pages are first written.
+        max_context: longest prompt and answer together, in tokens; None: the model's trained window.
+        max_running: requests computed at once.
+        prefill_chunk: tokens of a prompt read in one step. Chunks start at multiples of it, whatever
+            else runs, so that load never changes how a prompt is computed.
+        max_batch_tokens: tokens computed in one step, all requests together.
+    """
+
+    attention: Literal["auto", "dense", "sparse"] = "auto"
+    sparse: SparseConfig = field(default_factory=SparseConfig)
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    weights: Literal["bf16", "packed"] = "bf16"
+    backend: str | None = None
+    cache_bytes: int | None = None
+    max_context: int | None = None
+    max_running: int = 64
+    prefill_chunk: int = 512
+    max_batch_tokens: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.attention not in ("auto", "dense", "sparse"):
+            raise InputError("attention", f"must be 'auto', 'dense' or 'sparse', got {self.attention!r}")
+        if self.dtype not in ("bfloat16", "float32"):
+            raise InputError("dtype", f"must be 'bfloat16' or 'float32', got {self.dtype!r}")
+        if self.weights not in ("bf16", "packed"):
+            raise InputError("weights", f"must be 'bf16' or 'packed', got {self.weights!r}")
+        for name in ("cache_bytes", "max_context", "max_running", "prefill_chunk", "max_batch_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(name, f"must be at least 1, got {value}")
+        if self.max_batch_tokens < self.prefill_chunk + self.max_running:
+            raise InputError(
+                "max_batch_tokens",
+                f"{self.max_batch_tokens} leaves no room for a chunk of {self.prefill_chunk} beside "
+                f"{self.max_running} running requests",
+            )
+
+    def for_model(self, model: ModelConfig) -> EngineConfig:
+        """The same with what the model decides: its blocks, and how it attends where that is "auto".
+
+        Raises:
+            InputError: an option that a model with an index branch leaves no choice about.
+        """
+        if model.index is None:
+            return replace(self, attention="dense") if self.attention == "auto" else self
+        if self.attention == "dense":
+            raise InputError("attention", "this model chooses blocks by its index branch; 'dense' is another model")
+        if self.sparse not in (SparseConfig(), model.index.sparse):
+            raise InputError("sparse", f"this model was trained with {model.index.sparse}; leave the blocks to it")
+        return replace(self, attention="sparse", sparse=model.index.sparse)
+
+    @property
+    def topk(self) -> int | None:
+        """Blocks that a query reads; None where it reads all."""
+        return self.sparse.index_topk_blocks if self.attention == "sparse" else None
