@@ -184,3 +184,19 @@ def test_nothing_of_tokens_by_tokens_is_allocated(tiny_model: Path) -> None:
     with Watch():
         list(stream)
     assert 0 < largest <= 8192 * 512
+
+
+def test_keys_of_8_bits_choose_the_same_blocks(tiny_model: Path) -> None:
+    sparse = SparseConfig(index_block_size=16, index_topk_blocks=2)
+    window = {"sparse": sparse, "attention": "sparse", "max_context": 1024}
+    exact, int8 = (LLM(tiny_model, config(**window, index=index)) for index in ("exact", "auto"))
+    assert [llm.engine.runner.index for llm in (exact, int8)] == ["exact", "int8"]
+    assert texts(exact.generate([prompt(900)], GREEDY)) == texts(int8.generate([prompt(900)], GREEDY))
+    assert int8.engine.runner.cache.layers[0].quantised.counts_2[0] > 0
+    assert LLM(tiny_model, config(**window | {"max_context": 200})).engine.runner.index == "exact"
+
+
+@pytest.mark.parametrize("options", [{"attention": "dense"}, {"attention": "sparse", "backend": "torch"}], ids=str)
+def test_keys_of_8_bits_need_the_native_scan(tiny_model: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="index: 'int8' needs"):
+        LLM(tiny_model, config(**options, index="int8"))

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -262,14 +263,10 @@ def test_every_score_lies_within_its_bounds() -> None:
 
 def test_keys_of_the_default_model(default_model_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every selection of a prompt and an answer, in every layer."""
-    indexes: dict[int, QuantisedIndex] = {}
 
-    def both(q: Tensor, k: Tensor, batch: PagedBatch, sparse: SparseConfig, *, num_groups: int, backend: str) -> Tensor:
-        index = indexes[k.data_ptr()] = indexes.get(k.data_ptr()) or QuantisedIndex(k)
-        index.update(k, batch)
-        expected = select_blocks(q, k, batch, sparse, num_groups=num_groups, backend=backend)
-        blocks = select_blocks(q, k, batch, sparse, num_groups=num_groups, backend=backend, quantised=index)
-        assert torch.equal(blocks, expected)
+    def both(*args: Any, quantised: QuantisedIndex, **options: Any) -> Tensor:
+        blocks = select_blocks(*args, **options, quantised=quantised)
+        assert torch.equal(blocks, select_blocks(*args, **options))
         return blocks
 
     monkeypatch.setattr(attention, "select_blocks", both)
@@ -278,7 +275,9 @@ def test_keys_of_the_default_model(default_model_path: Path, monkeypatch: pytest
         default_model_path, EngineConfig(attention="sparse", sparse=sparse, max_context=1024, cache_bytes=1 << 27)
     )
     llm.generate([Path(__file__).read_text()[:1800]], SamplingParams(max_tokens=4))
-    bounded, scored = sum(index.counts_2 for index in indexes.values()).tolist()
+    assert llm.engine.runner.index == "int8"
+    layers = llm.engine.runner.cache.layers
+    bounded, scored = torch.stack([layer.quantised.counts_2 for layer in layers if layer.quantised]).sum(0).tolist()
     assert 0 < scored < 0.5 * bounded
 
 

@@ -29,6 +29,7 @@ class ModelOptions:
     block_size: int
     window: int | None
     cache_gb: float | None
+    index: Literal["auto", "int8", "exact"]
     dtype: Literal["bfloat16", "float32"]
     weights: Literal["bf16", "packed"]
     backend: str | None
@@ -45,6 +46,7 @@ class ModelOptions:
             sparse=SparseConfig(index_block_size=self.block_size, index_topk_blocks=self.blocks),
             max_context=self.window,
             cache_bytes=None if self.cache_gb is None else int(self.cache_gb * (1 << 30)),
+            index=self.index,
             dtype=self.dtype,
             weights=self.weights,
             backend=self.backend,
@@ -100,6 +102,9 @@ _MODEL_OPTIONS = (
                  help="Blocks that a query reads with --attention sparse."),
     click.option("--block-size", type=int, default=128, show_default=True, metavar="TOKENS",
                  help="Tokens in a block, which is also a page of the cache."),
+    click.option("--index", type=click.Choice(["auto", "int8", "exact"]), default="auto", show_default=True,
+                 help="Choose blocks from keys in 8 bits with error bounds: the same blocks, half the reading. "
+                      "auto: where the window is long enough for it to pay."),
     click.option("--window", type=int, metavar="TOKENS",
                  help="Longest prompt and answer together. Default: what the model was trained for; "
                       "beyond that its answers get worse."),
@@ -109,7 +114,7 @@ _MODEL_OPTIONS = (
                  help="Of weights and cache."),
     click.option("--weights", type=click.Choice(["bf16", "packed"]), default="bf16", show_default=True,
                  help="Dequantise an MXFP8 checkpoint when it is loaded, or at each use: half the memory, more work."),
-    click.option("--backend", metavar="NAME", help="Kernels: torch, reference. Default: the best that is there."),
+    click.option("--backend", metavar="NAME", help="Kernels: native, torch or reference. Default: the best."),
     click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with. Default: one a core."),
 )  # fmt: skip
 

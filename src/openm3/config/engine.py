@@ -19,6 +19,8 @@ class EngineConfig:
             layers with an index branch read chosen blocks, all others every block.
         sparse: the geometry of blocks; its block size is the page size of a dense engine too. A model with an index
             branch brings its own (see `for_model`).
+        index: how the keys that blocks are chosen by are scanned: "exact" in the cache's dtype, "int8" in 8 bits with
+            bounds, which chooses the same blocks and reads half as much; "auto" is "int8" where it pays.
         dtype: of weights and cache.
         weights: "bf16" dequantises the weights of an MXFP8 checkpoint when they are loaded, "packed" at each use: half
             the memory, several times the work.
@@ -34,6 +36,7 @@ class EngineConfig:
 
     attention: Literal["auto", "dense", "sparse"] = "auto"
     sparse: SparseConfig = field(default_factory=SparseConfig)
+    index: Literal["auto", "int8", "exact"] = "auto"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     weights: Literal["bf16", "packed"] = "bf16"
     backend: str | None = None
@@ -46,6 +49,8 @@ class EngineConfig:
     def __post_init__(self) -> None:
         if self.attention not in ("auto", "dense", "sparse"):
             raise InputError("attention", f"must be 'auto', 'dense' or 'sparse', got {self.attention!r}")
+        if self.index not in ("auto", "int8", "exact"):
+            raise InputError("index", f"must be 'auto', 'int8' or 'exact', got {self.index!r}")
         if self.dtype not in ("bfloat16", "float32"):
             raise InputError("dtype", f"must be 'bfloat16' or 'float32', got {self.dtype!r}")
         if self.weights not in ("bf16", "packed"):

@@ -6,7 +6,9 @@ import torch
 from torch import Tensor
 
 from openm3.config import EngineConfig
+from openm3.errors import InputError
 from openm3.kernels.backend import choose
+from openm3.kernels.select_blocks import QuantisedIndex
 from openm3.model.batch import Batch
 from openm3.model.cache import KVCache, page_bytes
 from openm3.model.weights import Checkpoint, load_decoder
@@ -23,6 +25,7 @@ class Runner:
 
     Attributes:
         backend: the kernel backend in use.
+        index: "int8" or "exact", how block scores are scanned; None where every block is read.
         num_pages: pages in the cache.
         max_context: longest prompt and answer together.
     """
@@ -35,15 +38,29 @@ class Runner:
         )
         self.backend = choose(config.backend, like=torch.empty(0, model.head_dim, dtype=dtype))
         self.max_context = config.max_context or model.max_position_embeddings
-        one_page = page_bytes(model, page_size, dtype)
+        self.index = self._choose_index(config)
+        quantised = self.index == "int8"
+        one_page = page_bytes(model, page_size, dtype, quantised=quantised)
         full_window = -(-self.max_context // page_size) * one_page
         cache_bytes = config.cache_bytes or max(full_window, _SMALLEST_CACHE_BYTES)
         self.num_pages = max(1, cache_bytes // one_page)
-        self.cache = KVCache.allocate(model, self.num_pages, page_size, dtype)
+        self.cache = KVCache.allocate(model, self.num_pages, page_size, dtype, quantised=quantised)
         sparse = config.sparse if config.attention == "sparse" else None
         self.decoder = load_decoder(
             checkpoint, dtype, sparse=sparse, backend=self.backend, weights=config.weights, pack=True
         )
+
+    def _choose_index(self, config: EngineConfig) -> str | None:
+        if config.attention != "sparse":
+            if config.index != "auto":
+                raise InputError("index", f"{config.index!r} needs sparse attention; nothing is chosen here")
+            return None
+        if config.index == "int8" and self.backend != "native":
+            raise InputError("index", f"'int8' needs the native backend, not {self.backend!r}")
+        if config.index == "auto":
+            pays = QuantisedIndex.pays(config.sparse, self.max_context)
+            return "int8" if self.backend == "native" and pays else "exact"
+        return config.index
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:

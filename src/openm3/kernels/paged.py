@@ -137,6 +137,12 @@ class PagedBatch:
         return torch.cat([torch.arange(s.first_position, s.context_len) for s in self.spans])
 
     @cached_property
+    def filled_pages(self) -> Tensor:
+        """int64 ids of the pages that this step's tokens fill to the end."""
+        size = self.page_size
+        return torch.cat([s.pages[s.first_position // size : s.context_len // size] for s in self.spans])
+
+    @cached_property
     def slots(self) -> tuple[Tensor, Tensor]:
         """int64 `(page_T, offset_T)`: where every query token's own key lies."""
         pages = [s.pages[torch.arange(s.first_position, s.context_len) // self.page_size] for s in self.spans]

@@ -74,8 +74,16 @@ class Attention(nn.Module):
             mixed_THD = dense_attention(q_THD, k, v, paged, backend=backend)
         else:
             index_k = k if cache.index_k_P1SC is None else cache.index_k_P1SC
+            if cache.quantised is not None:
+                cache.quantised.update(index_k, paged)
             block_ids_TRN = select_blocks(
-                index_q_TRC, index_k, paged, self.sparse, num_groups=self.num_kv_heads, backend=backend
+                index_q_TRC,
+                index_k,
+                paged,
+                self.sparse,
+                num_groups=self.num_kv_heads,
+                quantised=cache.quantised,
+                backend=backend,
             )
             mixed_THD = sparse_attention(q_THD, k, v, block_ids_TRN, paged, backend=backend)
         return out(mixed_THD.flatten(1), add_to=stream_TC)

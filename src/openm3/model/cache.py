@@ -12,6 +12,7 @@ from torch import Tensor
 
 from openm3.config import ModelConfig
 from openm3.errors import InputError
+from openm3.kernels.select_blocks import QuantisedIndex
 
 
 @dataclass(frozen=True)
@@ -19,11 +20,13 @@ class LayerCache:
     """Keys (after rotation) and values of one layer, `[P, R, S, D]` each.
 
     `index_k_P1SC`, `[P, 1, S, C]`: the index keys (after rotation) of a layer with an index branch, else None.
+    `quantised`: what blocks are chosen by, in 8 bits, or None.
     """
 
     k_PRSD: Tensor
     v_PRSD: Tensor
     index_k_P1SC: Tensor | None = None
+    quantised: QuantisedIndex | None = None
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,12 @@ class KVCache:
     layers: tuple[LayerCache, ...]
 
     @classmethod
-    def allocate(cls, config: ModelConfig, num_pages: int, page_size: int, dtype: torch.dtype) -> KVCache:
+    def allocate(
+        cls, config: ModelConfig, num_pages: int, page_size: int, dtype: torch.dtype, *, quantised: bool = False
+    ) -> KVCache:
         """Reserves the pages; the system gives memory to a page when it is first written.
+
+        `quantised` adds the keys that blocks are chosen by in 8 bits, in all layers that choose.
 
         Raises:
             InputError: the memory can't be had.
@@ -43,20 +50,26 @@ class KVCache:
 
         def layer(number: int) -> LayerCache:
             k, v = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
-            if config.index is None or not config.has_index(number):
+            if config.index is None:
+                return LayerCache(k, v, quantised=QuantisedIndex(k) if quantised else None)
+            if not config.has_index(number):
                 return LayerCache(k, v)
-            return LayerCache(k, v, torch.zeros((num_pages, 1, page_size, config.index.index_head_dim), dtype=dtype))
+            index_k = torch.zeros((num_pages, 1, page_size, config.index.index_head_dim), dtype=dtype)
+            return LayerCache(k, v, index_k, QuantisedIndex(index_k) if quantised else None)
 
         try:
             return cls(tuple(layer(number) for number in range(config.num_hidden_layers)))
         except RuntimeError as error:
-            gib = num_pages * page_bytes(config, page_size, dtype) / (1 << 30)
+            gib = num_pages * page_bytes(config, page_size, dtype, quantised=quantised) / (1 << 30)
             raise InputError("cache_bytes", f"{gib:.1f} GiB of cache can't be allocated; ask for less") from error
 
 
-def page_bytes(config: ModelConfig, page_size: int, dtype: torch.dtype) -> int:
-    """Bytes of one page over all layers: keys, values and index keys."""
+def page_bytes(config: ModelConfig, page_size: int, dtype: torch.dtype, *, quantised: bool = False) -> int:
+    """Bytes of one page over all layers: keys, values, index keys, and what is quantised of them."""
     numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
+    choosing, num_heads, head_size = config.num_hidden_layers, config.num_key_value_heads, config.head_dim
     if config.index is not None:
-        numbers += sum(config.index.sparse_attention_freq) * config.index.index_head_dim
-    return numbers * page_size * dtype.itemsize
+        choosing, num_heads, head_size = sum(config.index.sparse_attention_freq), 1, config.index.index_head_dim
+        numbers += choosing * head_size
+    extra = choosing * QuantisedIndex.bytes_per_page(num_heads, page_size, head_size) if quantised else 0
+    return numbers * page_size * dtype.itemsize + extra

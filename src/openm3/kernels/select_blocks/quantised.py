@@ -7,11 +7,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from openm3.config import SparseConfig
 from openm3.kernels import checks, native_call
 from openm3.kernels.backend import native
 from openm3.kernels.paged import PagedBatch
 
 _LARGEST_HEAD = 1024  # sums of products of bytes are exact in fp32 up to there
+_LEAST_BLOCKS = 8  # for each slot: with fewer, bounds leave too many open; kBoundedBlocks in native/select_blocks.cpp
 _NUM_BOUNDS = 4  # `PageBounds` in native/select_blocks.h
 
 
@@ -52,8 +54,7 @@ class QuantisedIndex:
         """Quantises the pages that this step's tokens, written to the cache already, have filled."""
         checks.check_cache("index_k_cache_PXSC", index_k_cache_PXSC, batch)
         checks.check_shape("index_k_cache_PXSC", index_k_cache_PXSC, tuple(self.keys_PXSC.shape), "P, X, S, C")
-        size = batch.page_size
-        pages = torch.cat([s.pages[s.first_position // size : s.context_len // size] for s in batch.spans])
+        pages = batch.filled_pages
         if not len(pages):
             return
         if index_k_cache_PXSC.stride(3) != 1:
@@ -69,10 +70,20 @@ class QuantisedIndex:
             torch.get_num_threads(),
         )
 
+    @staticmethod
+    def bytes_per_page(num_heads: int, page_size: int, head_size: int) -> int:
+        """Memory of one page."""
+        return num_heads * (page_size * head_size + 4 * head_size + 4 * _NUM_BOUNDS)
+
     @property
     def addresses(self) -> tuple[int, int, int]:
         """What the native kernels are given."""
         return self.keys_PXSC.data_ptr(), self.centre_PXC.data_ptr(), self.bounds_PX4.data_ptr()
+
+    @staticmethod
+    def pays(sparse: SparseConfig, context_len: int) -> bool:
+        """Whether a context ever gets so long that the scan reads these keys."""
+        return context_len > _LEAST_BLOCKS * sparse.index_topk_blocks * sparse.index_block_size
 
     @property
     def scored_share(self) -> float:
