@@ -63,7 +63,7 @@ def allocate(num_bytes: int) -> Tensor:
 
 
 def _map(num_bytes: int) -> Tensor:
-    mapped = mmap.mmap(-1, num_bytes)
+    mapped = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         mapped.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(mapped, dtype=torch.uint8)
