@@ -20,8 +20,7 @@ _ALIGNMENT = 64
 class Memory:
     """Pieces of a few large mappings; a mapping goes back to the system with the last of its pieces.
 
-    Beside the allocator's own: what is freed between long-lived tensors leaves no holes here, and huge pages, where the
-    system has them, are first written six times as fast (LOG.md). Threads may share it.
+    Beside the allocator's own, so that what is freed between long-lived tensors leaves no holes. Threads may share it.
     """
 
     def __init__(self) -> None:
@@ -63,7 +62,5 @@ def allocate(num_bytes: int) -> Tensor:
 
 
 def _map(num_bytes: int) -> Tensor:
-    mapped = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        mapped.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(mapped, dtype=torch.uint8)
+    # No huge pages: a virtual machine that gives free memory back to its host gets them slowly (LOG.md).
+    return torch.frombuffer(mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), dtype=torch.uint8)

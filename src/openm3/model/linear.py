@@ -31,7 +31,7 @@ class FusedLinear:
         self.packed: PackedLinear | None = None
 
     def pack(self, *weights_OI: Tensor | MXFP8Weight, backend: str | None = None, take: Take | None = None) -> None:
-        """Lays out the weights of the parts for inference, see `PackedLinear`; the parts then have none of their own."""
+        """Lays out the parts' weights for inference, see `PackedLinear`; the parts then have none of their own."""
         self.packed = PackedLinear(*weights_OI, exact=self._exact, gated=self._gated, backend=backend, take=take)
         for part in self.parts:
             part.weight = None  # type: ignore[assignment]
