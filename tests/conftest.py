@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from helpers.tiny import write_tiny_model
 from openm3 import hub
 from openm3.engine.llm import LLM
+
+# A test may take long on a busy machine; what it found would be the machine.
+hypothesis.settings.register_profile("openm3", deadline=None)
+hypothesis.settings.load_profile("openm3")
 
 
 @pytest.fixture(scope="session")

@@ -91,7 +91,7 @@ def test_little_memory_delays_and_changes_no_token(tiny_model: Path, llm: LLM) -
 
 
 def test_progress_then_deltas(llm: LLM) -> None:
-    request, stream = llm.stream(prompt(70), SamplingParams(max_tokens=3, ignore_eos=True))
+    request, stream = llm.stream(prompt(70, seed=70), SamplingParams(max_tokens=3, ignore_eos=True))
     events = list(stream)
     assert [(e.num_read, e.num_prompt) for e in events if isinstance(e, Progress)] == [(32, 70), (64, 70), (70, 70)]
     deltas = [e for e in events if isinstance(e, Delta)]

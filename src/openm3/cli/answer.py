@@ -67,7 +67,8 @@ def summary(answer: Completion, llm: LLM) -> str:
     first_s = stats.queue_s + stats.read_s
     parts = [
         f"{stats.num_prompt:,} tokens read in {first_s:.1f} s"
-        + (f" ({stats.num_prompt / first_s:,.0f} tokens/s, to the first token)" if first_s else ""),
+        + (f" ({stats.num_prompt / first_s:,.0f} tokens/s, to the first token)" if first_s else "")
+        + (f", {stats.num_cached:,} of them known from before" if stats.num_cached else ""),
         f"{stats.num_generated} tokens answered"
         + (f" at {(stats.num_generated - 1) / stats.decode_s:.1f} tokens/s" if stats.decode_s > 0 else ""),
     ]

@@ -28,6 +28,7 @@ class EngineConfig:
         cache_bytes: memory for keys and values; None: as much as one request of the full window needs,
             and at least 1 GiB. It is reserved at the start and taken as pages are first written.
         max_context: longest prompt and answer together, in tokens; None: the model's trained window.
+        prefix_cache: keep pages that nobody uses any more until their memory is needed, for prompts that begin alike.
         max_running: requests computed at once.
         prefill_chunk: tokens of a prompt read in one step. Chunks start at multiples of it, whatever
             else runs, so that load never changes how a prompt is computed.
@@ -42,6 +43,7 @@ class EngineConfig:
     backend: str | None = None
     cache_bytes: int | None = None
     max_context: int | None = None
+    prefix_cache: bool = True
     max_running: int = 64
     prefill_chunk: int = 512
     max_batch_tokens: int = 1024

@@ -42,7 +42,8 @@ class Engine:
 
     def __init__(self, runner: Runner, tokenizer: Tokenizer, config: EngineConfig) -> None:
         self.runner, self.tokenizer, self.config = runner, tokenizer, config
-        self.scheduler = Scheduler(config, PagePool(runner.num_pages, config.sparse.index_block_size))
+        pool = PagePool(runner.num_pages, config.sparse.index_block_size)
+        self.scheduler = Scheduler(config, pool, invariant=runner.invariant)
         self._answers: dict[str, _Answer] = {}
         self._names = itertools.count(1)
 
@@ -81,6 +82,9 @@ class Engine:
         chunks = self.scheduler.schedule()
         if not chunks:
             return []
+        for copy in self.scheduler.copies:
+            self.runner.copy_page(copy.source, copy.target)
+        self.scheduler.copies.clear()
         logits_LV = self.runner.run(build_batch(chunks, self.scheduler.pool.page_size))
         completed = [chunk.request for chunk in chunks if chunk.completes]
         return self._commit(chunks, sample(logits_LV, completed, self.tokenizer.token_bytes))
@@ -92,7 +96,7 @@ class Engine:
         for chunk in chunks:
             request = chunk.request
             _count_blocks(chunk, self.scheduler.pool.page_size, self.config.topk)
-            request.num_computed = chunk.stop
+            self.scheduler.commit(chunk)
             if not request.output_ids:
                 events.append(Progress(request.request_id, chunk.stop, len(request.prompt_ids)))
             if chunk.completes:

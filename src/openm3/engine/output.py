@@ -63,6 +63,7 @@ class Stats:
 
     Attributes:
         num_prompt, num_generated: tokens.
+        num_cached: of the prompt, tokens that an earlier request had read.
         queue_s, read_s, decode_s: seconds waited, until the first token since it started, and after it.
         blocks_read, blocks_visible: blocks of the context that its queries attended to, of those that
             causality let them see, summed over query tokens (per group and layer the same).
@@ -77,6 +78,7 @@ class Stats:
     blocks_read: int
     blocks_visible: int
     num_preempted: int = 0
+    num_cached: int = 0
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,10 @@ class Request:
         max_tokens: the most tokens to generate, from the params and the window.
         output_ids: generated tokens.
         num_computed: tokens whose keys and values are in the cache.
+        num_cached: tokens of the prompt whose keys and values were there already.
         pages: the pages that hold them, in order.
+        chain: digests of the pages that are full and known to the prefix cache.
+        salt: what the tokens don't say, see `PrefixIndex.match`.
         blocks_read, blocks_visible: see `Stats`.
     """
 
@@ -40,7 +43,10 @@ class Request:
     state: State = State.WAITING
     output_ids: list[int] = field(default_factory=list)
     num_computed: int = 0
+    num_cached: int = 0
     pages: list[int] = field(default_factory=list)
+    chain: list[bytes] = field(default_factory=list)
+    salt: bytes = b""
     num_preempted: int = 0
     blocks_read: int = 0
     blocks_visible: int = 0
@@ -79,6 +85,7 @@ class Request:
         started = self.started_s or first
         return Stats(
             num_prompt=len(self.prompt_ids),
+            num_cached=self.num_cached,
             num_generated=len(self.output_ids),
             queue_s=started - self.arrived_s,
             read_s=first - started,

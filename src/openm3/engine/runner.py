@@ -27,6 +27,8 @@ class Runner:
         backend: the kernel backend in use.
         index: "int8" or "exact", how block scores are scanned; None where every block is read.
         num_pages: pages in the cache.
+        invariant: whether a token's keys and values have the same bits in any batch, in prefill and decode: on the
+            native kernels in bfloat16. Matrix products of torch in fp32 add up in an order of their own for each size.
         max_context: longest prompt and answer together.
     """
 
@@ -37,6 +39,7 @@ class Runner:
             config.sparse.index_block_size,
         )
         self.backend = choose(config.backend, like=torch.empty(0, model.head_dim, dtype=dtype))
+        self.invariant = self.backend == "native" and dtype == torch.bfloat16
         self.max_context = config.max_context or model.max_position_embeddings
         self.index = self._choose_index(config)
         quantised = self.index == "int8"
@@ -61,6 +64,14 @@ class Runner:
             pays = QuantisedIndex.pays(config.sparse, self.max_context)
             return "int8" if self.backend == "native" and pays else "exact"
         return config.index
+
+    @torch.inference_mode()
+    def copy_page(self, source: int, target: int) -> None:
+        """Copies keys, values and index keys of a page in all layers."""
+        for layer in self.cache.layers:
+            for cache in (layer.k_PRSD, layer.v_PRSD, layer.index_k_P1SC):
+                if cache is not None:
+                    cache[target] = cache[source]
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
