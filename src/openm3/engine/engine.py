@@ -19,8 +19,8 @@ from openm3.engine.runner import Runner
 from openm3.engine.sampler import Sampled, sample
 from openm3.engine.scheduler import Chunk, Scheduler
 from openm3.errors import InputError
-from openm3.text.dialect import marker_ids
 from openm3.text.detokenize import Detokenizer, StopStrings
+from openm3.text.dialect import marker_ids
 from openm3.text.tokenizer import Tokenizer
 
 

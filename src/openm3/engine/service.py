@@ -89,9 +89,7 @@ class Service:
             len(scheduler.running), len(scheduler.waiting), scheduler.pool.num_free, scheduler.pool.num_pages
         )
 
-    async def stream(
-        self, prompt: Prompt | Sequence[int], params: SamplingParams
-    ) -> AsyncGenerator[Event, None]:
+    async def stream(self, prompt: Prompt | Sequence[int], params: SamplingParams) -> AsyncGenerator[Event, None]:
         """Progress through the prompt, then the answer piece by piece; the last delta has a finish reason.
 
         Closing the generator cancels the request and frees its pages.

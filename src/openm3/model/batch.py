@@ -1,4 +1,7 @@
-"""What one forward pass reads. Letters: T packed tokens, L rows whose logits are wanted, M seen tokens, C hidden size."""
+"""What one forward pass reads.
+
+Letters: T packed tokens, L rows whose logits are wanted, M rows that are seen, C hidden size.
+"""
 
 from __future__ import annotations
 

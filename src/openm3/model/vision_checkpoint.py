@@ -30,7 +30,9 @@ def vision_of(checkpoint: Checkpoint, dtype: torch.dtype) -> Vision | None:
         with safe_open(file, framework="pt") as opened:
             tensor: Tensor = opened.get_tensor(name)
         if not tensor.is_floating_point() or tensor.dtype.itemsize == 1:
-            raise ModelError(f"{file}: tensor {name} has dtype {tensor.dtype}; vision weights of 16 or 32 bits are read")
+            raise ModelError(
+                f"{file}: tensor {name} has dtype {tensor.dtype}; vision weights of 16 or 32 bits are read"
+            )
         return tensor
 
     try:
