@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from openm3.text.parse import ToolCall
+
 
 class FinishReason(StrEnum):
     """Why an answer ended. Every accepted request ends with one of them."""
@@ -83,13 +85,21 @@ class Stats:
 
 @dataclass(frozen=True)
 class Completion:
-    """A whole answer."""
+    """A whole answer.
+
+    Attributes:
+        text: the answer to a plain prompt as it is; of a conversation without thinking, tool calls and markers.
+        thinking: what the model thought before it answered a conversation.
+        tool_calls: the tools that it calls.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     stats: Stats
     logprobs: tuple[TokenLogprob, ...] = ()
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 Event = Progress | Delta

@@ -6,9 +6,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
 from openm3.engine.output import FinishReason, Stats
 from openm3.engine.params import SamplingParams
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from openm3.model.vision_patches import Patches
 
 
 class State(Enum):
@@ -27,6 +33,9 @@ class Request:
         prompt_ids: the prompt's tokens.
         params: how to sample; `seed` is set.
         max_tokens: the most tokens to generate, from the params and the window.
+        media: images and videos that are still to be seen; empty from its first step on.
+        places: where in `prompt_ids` their embeddings belong; ascending.
+        seen_NC: those embeddings (fp32, N places), from its first step to its end, whatever happens to its pages.
         output_ids: generated tokens.
         num_computed: tokens whose keys and values are in the cache.
         num_cached: tokens of the prompt whose keys and values were there already.
@@ -40,6 +49,9 @@ class Request:
     prompt_ids: Sequence[int]
     params: SamplingParams
     max_tokens: int
+    media: tuple[Patches, ...] = ()
+    places: Sequence[int] = ()
+    seen_NC: Tensor | None = None
     state: State = State.WAITING
     output_ids: list[int] = field(default_factory=list)
     num_computed: int = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -11,13 +13,15 @@ from openm3.kernels.backend import choose
 from openm3.kernels.select_blocks import QuantisedIndex
 from openm3.model.batch import Batch
 from openm3.model.cache import KVCache, page_bytes
+from openm3.model.vision_checkpoint import vision_of
+from openm3.model.vision_patches import Patches
 from openm3.model.weights import Checkpoint, load_decoder
 
 _SMALLEST_CACHE_BYTES = 1 << 30
 
 
 class Runner:
-    """A loaded decoder and its cache.
+    """A loaded decoder, its cache, and the vision part where the checkpoint has one.
 
     Args:
         checkpoint: the model's file or folder.
@@ -30,6 +34,7 @@ class Runner:
         invariant: whether a token's keys and values have the same bits in any batch, in prefill and decode: on the
             native kernels in bfloat16. Matrix products of torch in fp32 add up in an order of their own for each size.
         max_context: longest prompt and answer together.
+        vision: None where the model can't see.
     """
 
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig) -> None:
@@ -52,6 +57,7 @@ class Runner:
         self.decoder = load_decoder(
             checkpoint, dtype, sparse=sparse, backend=self.backend, weights=config.weights, pack=True
         )
+        self.vision = vision_of(checkpoint, dtype)
 
     def _choose_index(self, config: EngineConfig) -> str | None:
         if config.attention != "sparse":
@@ -72,6 +78,12 @@ class Runner:
             for cache in (layer.k_PRSD, layer.v_PRSD, layer.index_k_P1SC):
                 if cache is not None:
                     cache[target] = cache[source]
+
+    @torch.inference_mode()
+    def see(self, media: Sequence[Patches]) -> Tensor:
+        """fp32 `[N, C]`: the embeddings of images and videos, one after the other."""
+        assert self.vision is not None, "a model without vision part was given images"
+        return torch.cat([self.vision.embed(patches) for patches in media])
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:

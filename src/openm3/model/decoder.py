@@ -103,6 +103,8 @@ class Decoder(nn.Module):
     def hidden_states(self, batch: Batch, cache: KVCache) -> Tensor:
         """fp32 `[T, C]`: the stream after the last layer, before the final norm."""
         x_TC: Tensor = self.embed_tokens(batch.token_ids_T).float()
+        if batch.seen_rows_M is not None and batch.seen_MC is not None:
+            x_TC = x_TC.index_copy(0, batch.seen_rows_M, batch.seen_MC)
         rotated = rotation(self._inv_freq_E, batch.paged.positions_T)
         for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
             x_TC = layer(x_TC, batch.paged, layer_cache, rotated)
