@@ -102,3 +102,15 @@ def test_what_can_not_be_read_is_named(folder: Path) -> None:
     assert error.value.field == "messages[0].content[1].image_url"
     with pytest.raises(InputError, match="images and videos take 5"):
         llm.chat(user(*[image(png(384, 384))] * 3))  # 576 tokens each; the window is 512
+
+
+def test_a_known_image_is_not_seen_again_and_another_is(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    llm, text = load(folder), "What is to be seen here? " * 5
+    first, other = (llm.encode_chat(user(image(png(64, 80, seed=seed)), text)) for seed in (1, 2))
+    assert list(first.ids) == list(other.ids), "the tokens don't tell one image from another"
+    expected = [load(folder).generate([prompt], LONG)[0].token_ids for prompt in (first, other)]
+    seen = count_sights(llm, monkeypatch)
+    answers = [llm.generate([prompt], LONG)[0] for prompt in (first, first, other)]
+    assert [answer.token_ids for answer in answers] == [expected[0], expected[0], expected[1]]
+    assert [answer.stats.num_cached > 0 for answer in answers] == [False, True, False]
+    assert seen == [first.media, other.media]

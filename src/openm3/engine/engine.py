@@ -99,7 +99,7 @@ class Engine:
     def _see(self, requests: Sequence[Request]) -> None:
         """Computes the embeddings of images and videos that are read for the first time, and lets the pixels go."""
         for request in requests:
-            if request.media:
+            if request.media and request.places[-1] >= request.num_computed:  # else a known prefix holds them
                 request.seen_NC, request.media = self.runner.see(request.media), ()
 
     def _commit(self, chunks: list[Chunk], sampled: list[Sampled]) -> list[Event]:
