@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
+from helpers import interpreter
 from helpers.tiny import write_tiny_model
 from openm3 import hub
 from openm3.engine.llm import LLM
+
+if not torch.cuda.is_available():  # before any kernel is imported: Triton decides then
+    interpreter.turn_on()
 
 
 @pytest.fixture(scope="session")
