@@ -10,7 +10,7 @@ import torch
 
 
 def milliseconds(call: Callable[[], Any], repeats: int = 20, graph: bool = True) -> dict[str, float]:
-    """Median, least and most of single calls by events; as replays of a graph, so that launches from Python don't count.
+    """Median, least and most of single calls by events; replays of a graph, so that launches from Python don't count.
 
     A call that takes longer than its launches needs no graph.
     """

@@ -21,8 +21,8 @@ else:
 
 _has_triton = importlib.util.find_spec("triton") is not None
 
-# Best first. "triton" runs on GPUs; "native" is our C++, built when a compiler was there; "torch" are torch's operations
-# on a CPU; "reference" is the slow, obvious definition.
+# Best first. "triton" runs on GPUs; "native" is our C++, built when a compiler was there; "torch" are torch's own
+# operations on a CPU; "reference" is the slow, obvious definition.
 BACKENDS = tuple(
     name
     for name, there in (("triton", _has_triton), ("native", not _native_missing), ("torch", True), ("reference", True))

@@ -42,7 +42,7 @@ class Readers:
 
     Attributes:
         start: int64 `[columns * R + 1]`: entries of column c and group r are start[c * R + r] to the next.
-        entry: int64 `[T * R * N]`: (t * R + r) * N + n, ascending for each block, so that sums over them are repeatable.
+        entry: int64 `[T * R * N]`: (t * R + r) * N + n, ascending for each block: sums over them are repeatable.
     """
 
     start: Tensor

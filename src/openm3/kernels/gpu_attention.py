@@ -19,7 +19,7 @@ from openm3.kernels.paged import PagedBatch
 
 _LOG2_E = 1.4426950408889634
 _LN_2 = tl.constexpr(0.6931471805599453)
-_ROWS = 128  # of a tile of many queries
+_ROWS = 128  # of a tile of many queries; fp32 takes a quarter
 _SPLITS = 64  # of a context; the same for all, so that a sequence gives the same bits whatever runs beside it
 _SPLITS_CHOSEN = 16
 
@@ -40,7 +40,8 @@ def attend(
     out_THD = torch.empty(q_THD.shape, dtype=q_THD.dtype, device=q_THD.device)
     lse_TH = torch.empty(q_THD.shape[:2], device=q_THD.device)
     group_size = q_THD.shape[1] // k_cache_PRSD.shape[1]
-    many = 1 if block_ids_TRN is not None else max(1, _ROWS // power_of_2(group_size))
+    rows = _ROWS if q_THD.element_size() == 2 else _ROWS // 4
+    many = 1 if block_ids_TRN is not None else max(1, rows // power_of_2(group_size))
     args = (q_THD, k_cache_PRSD, v_cache_PRSD, block_ids_TRN, batch, scale, out_THD, lse_TH)
     if len(tiles := on.tiles(many, "many")):
         _launch(*args, tiles, many, 1)
@@ -116,7 +117,7 @@ def _launch(
 
 @triton.jit
 def attend_tile(q, k_ptr, v_ptr, k_ss, v_ss, first, position, context, acc, peak, total, scale, S: tl.constexpr,
-                D: tl.constexpr, BD: tl.constexpr, BS: tl.constexpr, offset: tl.constexpr, MASKED: tl.constexpr):  # fmt: skip
+                D: tl.constexpr, BD: tl.constexpr, BS: tl.constexpr, offset, MASKED: tl.constexpr):  # fmt: skip
     """One step of softmax: the rows' state after `BS` keys of the block whose first token is at position `first`."""
     d, s = tl.arange(0, BD), offset + tl.arange(0, BS)
     written = (s < S) & (first + s < context)  # what lies behind the context may be anything
@@ -198,38 +199,38 @@ def _attend_kernel(
     pages = table_ptr + sequence * table_stride
     k_ptr += group * k_sr
     v_ptr += group * v_sr
+    TILES: tl.constexpr = (S + BS - 1) // BS  # of a page
     if CHOSEN:
         ids_ptr += (row.to(tl.int64) * tl.num_programs(1) + group) * num_chosen
         n = tl.arange(0, BN)
         count = tl.sum((tl.load(ids_ptr + n, mask=n < num_chosen, other=-1) >= 0).to(tl.int32), 0)
         a_split = tl.cdiv(count, SPLITS)
-        for i in range(split * a_split, tl.minimum(split * a_split + a_split, count)):
-            block = tl.load(ids_ptr + i)
+        for i in range(split * a_split * TILES, tl.minimum(split * a_split + a_split, count) * TILES):
+            block, offset = tl.load(ids_ptr + i // TILES), i % TILES * BS
             page = tl.load(pages + block).to(tl.int64)
-            for offset in tl.static_range(0, S, BS):
-                acc, peak, total = attend_tile(
-                    q, k_ptr + page * k_sp, v_ptr + page * v_sp, k_ss, v_ss, block * S, position, context,
-                    acc, peak, total, scale, S, D, BD, BS, offset, True,
-                )  # fmt: skip
+            acc, peak, total = attend_tile(
+                q, k_ptr + page * k_sp, v_ptr + page * v_sp, k_ss, v_ss, block * S, position, context,
+                acc, peak, total, scale, S, D, BD, BS, offset, True,
+            )  # fmt: skip
     else:
         num_pages = (first_position + live - 1) // S + 1
         a_split = tl.cdiv(num_pages, SPLITS)
         begin, end = split * a_split, tl.minimum(split * a_split + a_split, num_pages)
         unmasked = tl.maximum(tl.minimum((first_position + 1) // S, end), begin)  # pages that every row sees whole
-        for block in range(begin, unmasked):
+        for i in range(begin * TILES, unmasked * TILES):
+            block, offset = i // TILES, i % TILES * BS
             page = tl.load(pages + block).to(tl.int64)
-            for offset in tl.static_range(0, S, BS):
-                acc, peak, total = attend_tile(
-                    q, k_ptr + page * k_sp, v_ptr + page * v_sp, k_ss, v_ss, block * S, position, context,
-                    acc, peak, total, scale, S, D, BD, BS, offset, False,
-                )  # fmt: skip
-        for block in range(unmasked, end):
+            acc, peak, total = attend_tile(
+                q, k_ptr + page * k_sp, v_ptr + page * v_sp, k_ss, v_ss, block * S, position, context,
+                acc, peak, total, scale, S, D, BD, BS, offset, False,
+            )  # fmt: skip
+        for i in range(unmasked * TILES, end * TILES):
+            block, offset = i // TILES, i % TILES * BS
             page = tl.load(pages + block).to(tl.int64)
-            for offset in tl.static_range(0, S, BS):
-                acc, peak, total = attend_tile(
-                    q, k_ptr + page * k_sp, v_ptr + page * v_sp, k_ss, v_ss, block * S, position, context,
-                    acc, peak, total, scale, S, D, BD, BS, offset, True,
-                )  # fmt: skip
+            acc, peak, total = attend_tile(
+                q, k_ptr + page * k_sp, v_ptr + page * v_sp, k_ss, v_ss, block * S, position, context,
+                acc, peak, total, scale, S, D, BD, BS, offset, True,
+            )  # fmt: skip
     read = total > 0
     total = tl.where(read, total, 1.0)
     out = acc / total[:, None]

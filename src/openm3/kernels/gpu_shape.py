@@ -18,7 +18,7 @@ def power_of_2(number: int, least: int = 1) -> int:
 
 def key_tile(page_size: int, head_size: int, itemsize: int) -> int:
     """Keys of a page that are read at once."""
-    fitting = _TILE_BYTES // (itemsize * power_of_2(head_size, 16))
+    fitting = (_TILE_BYTES if itemsize == 2 else _TILE_BYTES // 2) // (itemsize * power_of_2(head_size, 16))
     return max(16, min(power_of_2(page_size, 16), fitting, _MOST_KEYS))
 
 
@@ -26,4 +26,3 @@ def key_tile(page_size: int, head_size: int, itemsize: int) -> int:
 def num_processors(device: torch.device) -> int:
     """Multiprocessors of a GPU; a few where the interpreter stands in for one."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
-

@@ -20,7 +20,7 @@ from openm3.kernels.paged import PagedBatch
 _LARGEST = tl.constexpr(torch.finfo(torch.float32).max)
 _LAST_ID = tl.constexpr(0x7FFFFFFF)
 _SCORES_BYTES = 1 << 29  # of block scores at once
-_ROWS = 256  # of a tile of many queries: a key is read once from the L2 cache for so many
+_ROWS = 256  # of a tile of many queries: a key is read once from the L2 cache for so many; fp32 takes a quarter
 _PART, _MOST_KEYS = 512, 4096  # blocks of which one program keeps the best, and what the last program may be given
 
 
@@ -37,7 +37,8 @@ def select_blocks(
     ids_TRN = torch.empty(shape, dtype=torch.int32, device=index_q_TJC.device)
     rows_a_token = _rows_a_token(index_q_TJC, index_k_cache_PXSC, num_groups)
     few = max(span.num_queries for span in batch.spans) <= FEW_QUERIES
-    size = max(1, (16 if few else _ROWS) // rows_a_token)
+    many = _ROWS if index_q_TJC.element_size() == 2 else _ROWS // 4
+    size = max(1, (16 if few else many) // rows_a_token)
     bounds = (*on.tiles(size).rows, num_tokens)
     at_once = max(1, _SCORES_BYTES // (4 * num_groups * blocks * size))
     for first in range(0, len(bounds) - 1, at_once):
@@ -101,6 +102,7 @@ def _tile_maxima(
     k_page,
     position,
     page,
+    offset,
     k_ss,
     S: tl.constexpr,
     C: tl.constexpr,
@@ -108,22 +110,17 @@ def _tile_maxima(
     BS: tl.constexpr,
     MASKED: tl.constexpr,
 ):
-    """`[M]` the largest score of each row in a page; -inf where it sees none. NaN is ignored."""
-    c = tl.arange(0, BC)
-    best = tl.full([q.shape[0]], -float("inf"), tl.float32)
-    for first in tl.static_range(0, S, BS):
-        s = first + tl.arange(0, BS)
-        if S % BS == 0 and C == BC:
-            k = tl.load(k_page + s[None, :] * k_ss + c[:, None])
-        else:
-            k = tl.load(k_page + s[None, :] * k_ss + c[:, None], mask=(s < S)[None, :] & (c < C)[:, None], other=0.0)
-        score = tl.dot(q, k, input_precision="ieee")
-        if MASKED or S % BS != 0:
-            seen = (page * S + s)[None, :] <= position[:, None]
-            score = tl.where(seen & (s < S)[None, :], score, -float("inf"))
-        top = tl.max(score, 1)
-        best = tl.where(top > best, top, best)
-    return best
+    """`[M]` the largest score of each row in a tile of a page; -inf where it sees none. NaN is ignored."""
+    c, s = tl.arange(0, BC), offset + tl.arange(0, BS)
+    if S % BS == 0 and C == BC:
+        k = tl.load(k_page + s[None, :] * k_ss + c[:, None])
+    else:
+        k = tl.load(k_page + s[None, :] * k_ss + c[:, None], mask=(s < S)[None, :] & (c < C)[:, None], other=0.0)
+    score = tl.dot(q, k, input_precision="ieee")
+    if MASKED or S % BS != 0:
+        seen = (page * S + s)[None, :] <= position[:, None]
+        score = tl.where(seen & (s < S)[None, :], score, -float("inf"))
+    return tl.max(score, 1)
 
 
 @triton.jit
@@ -131,20 +128,19 @@ def _store_group_maxima(
     best,
     score_ptr,
     row,
-    position,
     page,
     live,
     x,
     blocks,
     num_groups,
-    S: tl.constexpr,
     GROUPS: tl.constexpr,
     HEADS: tl.constexpr,
     BR: tl.constexpr,
     BG: tl.constexpr,
 ):
     m = tl.arange(0, best.shape[0])
-    best = tl.minimum(tl.maximum(best, -_LARGEST), _LARGEST)
+    best = tl.where(best > -_LARGEST, best, -_LARGEST)  # NaN is not above it
+    best = tl.minimum(best, _LARGEST)
     best = tl.where(m % BG < HEADS, best, -_LARGEST)
     group = tl.max(tl.reshape(best, [best.shape[0] // BG, BG]), 1)
     n = tl.arange(0, best.shape[0] // BG)
@@ -203,18 +199,20 @@ def _scan_kernel(
     begin, end = split * a_split, tl.minimum(split * a_split + a_split, num_pages)
     unmasked = tl.maximum(tl.minimum((first_position + 1) // S, end), begin)  # pages that every row sees whole
     keys, pages = k_ptr + x * k_sx, table_ptr + sequence * table_stride
-    for page in range(begin, unmasked):
+    TILES: tl.constexpr = (S + BS - 1) // BS  # of a page; what the last one stores is the page's maximum
+    best = tl.full([M], -float("inf"), tl.float32)
+    for i in range(begin * TILES, unmasked * TILES):
+        page, offset = i // TILES, i % TILES * BS
         k_page = keys + tl.load(pages + page).to(tl.int64) * k_sp
-        best = _tile_maxima(q, k_page, position, page, k_ss, S, C, BC, BS, False)
-        _store_group_maxima(
-            best, score_ptr, row - first_row, position, page, live, x, blocks, num_groups, S, GROUPS, HEADS, BR, BG
-        )
-    for page in range(unmasked, end):
+        top = _tile_maxima(q, k_page, position, page, offset, k_ss, S, C, BC, BS, False)
+        best = tl.where((top > best) | (offset == 0), top, best)
+        _store_group_maxima(best, score_ptr, row - first_row, page, live, x, blocks, num_groups, GROUPS, HEADS, BR, BG)
+    for i in range(unmasked * TILES, end * TILES):
+        page, offset = i // TILES, i % TILES * BS
         k_page = keys + tl.load(pages + page).to(tl.int64) * k_sp
-        best = _tile_maxima(q, k_page, position, page, k_ss, S, C, BC, BS, True)
-        _store_group_maxima(
-            best, score_ptr, row - first_row, position, page, live, x, blocks, num_groups, S, GROUPS, HEADS, BR, BG
-        )
+        top = _tile_maxima(q, k_page, position, page, offset, k_ss, S, C, BC, BS, True)
+        best = tl.where((top > best) | (offset == 0), top, best)
+        _store_group_maxima(best, score_ptr, row - first_row, page, live, x, blocks, num_groups, GROUPS, HEADS, BR, BG)
 
 
 def _choose(score_tRb: Tensor, position_t: Tensor, sparse: SparseConfig, ids_tRN: Tensor) -> None:
@@ -244,7 +242,9 @@ def _choose(score_tRb: Tensor, position_t: Tensor, sparse: SparseConfig, ids_tRN
     )
     if parts > 1:
         size = power_of_2(parts * kept)
-        _merge_kernel[(rows,)](best, ids_tRN, parts * kept, topk, KEYS=size, KEPT=kept, num_warps=1 if size <= 512 else 4)
+        _merge_kernel[(rows,)](
+            best, ids_tRN, parts * kept, topk, KEYS=size, KEPT=kept, num_warps=1 if size <= 512 else 4
+        )
 
 
 @triton.jit
