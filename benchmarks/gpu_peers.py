@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-_BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
+BACKENDS = {"flash": SDPBackend.FLASH_ATTENTION, "cudnn": SDPBackend.CUDNN_ATTENTION}
 
 
 def dense_calls(q_THD: Tensor, k_RLD: Tensor, v_RLD: Tensor) -> Iterator[tuple[str, Callable[[], Tensor]]]:
@@ -21,7 +21,7 @@ def dense_calls(q_THD: Tensor, k_RLD: Tensor, v_RLD: Tensor) -> Iterator[tuple[s
     groups = k_RLD.shape[0]
     q, k, v = q_THD.transpose(0, 1)[None].contiguous(), k_RLD[None], v_RLD[None]
     rows = q.reshape(1, groups, -1, q.shape[-1])
-    for name, backend in _BACKENDS.items():
+    for name, backend in BACKENDS.items():
 
         def attend(query: Tensor, grouped: bool, backend: SDPBackend = backend) -> Tensor:
             with sdpa_kernel(backend):

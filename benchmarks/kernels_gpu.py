@@ -15,10 +15,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.gpu_peers import dense_calls
+from benchmarks.gpu_peers import BACKENDS, dense_calls
 from benchmarks.gpu_timing import copy_gbps, matmul_tflops, milliseconds
 from benchmarks.machine import RESULTS, describe, save
+from openm3 import msa
 from openm3.config import SparseConfig
 from openm3.kernels.dense_attention import dense_attention
 from openm3.kernels.paged import PagedBatch
@@ -143,6 +145,42 @@ def measure(context: int) -> dict[str, Any]:
     }
 
 
+def training(context: int) -> dict[str, Any]:
+    """Forward and backward of a whole context, of MSA (with and without its loss) and of torch's causal attention."""
+    torch.manual_seed(context)
+    noise = functools.partial(torch.randn, device="cuda", dtype=torch.bfloat16)
+    q, dout = noise(1, HEADS, context, SIZE), noise(1, HEADS, context, SIZE)
+    k, v = noise(1, GROUPS, context, SIZE), noise(1, GROUPS, context, SIZE)
+    index_q, index_k = noise(1, GROUPS, context, INDEX_SIZE), noise(1, 1, context, INDEX_SIZE)
+    leaves = [x.requires_grad_() for x in (q, k, v, index_q, index_k)]
+
+    def sparse(kl: Any, backward: bool) -> None:
+        result = msa(*leaves, sparse=SPARSE, kl=kl)
+        out, loss = result if isinstance(result, tuple) else (result, None)
+        if backward:
+            torch.autograd.backward([out] + ([loss] if kl else []), [dout] + ([None] if kl else []))
+
+    def dense(backend: SDPBackend, backward: bool) -> None:
+        with sdpa_kernel(backend):
+            out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        if backward:
+            out.backward(dout)
+
+    times: dict[str, float] = {}
+    for backward in (False, True):
+        name = "both" if backward else "forward"
+        calls: dict[str, Any] = {
+            f"{peer}_{name}": functools.partial(dense, b, backward) for peer, b in BACKENDS.items()
+        }
+        calls[f"msa_{name}"] = functools.partial(sparse, None, backward)
+        calls[f"msa_kl_{name}"] = functools.partial(sparse, "selected", backward)
+        for label, call in calls.items():
+            times[label] = milliseconds(call, 2, graph=False)["min"]
+    backward_ms = {peer: times[f"{peer}_both"] - times[f"{peer}_forward"] for peer in ("msa", "msa_kl", *BACKENDS)}
+    best = min(backward_ms[peer] for peer in BACKENDS)
+    return {"context": context, "ms": times, "backward_ms": backward_ms, "backward": best / backward_ms["msa"]}
+
+
 def ratios(x: dict[str, Any]) -> dict[str, float]:
     """How many times faster than the best dense attention of the run, ours or torch's."""
     decode = min(x["dense_ms"], *x["peers_ms"]["decode"].values())
@@ -183,12 +221,24 @@ def table(report: dict[str, Any]) -> str:
             f"{dense[1]:.2f} ({best}) | {ratios(x)['prefill']:.1f}x "
             f"| {x['prefill_scan_tflops']:.0f}, {x['prefill_attend_tflops']:.0f}, {x['prefill_dense_tflops']:.0f} |"
         )
+    train = report["training"]
+    lines += [
+        "",
+        f"Whole contexts of {train['context']:,} tokens, ms:",
+        "",
+        "| | forward | backward |",
+        "|---|---|---|",
+    ]
+    for name, backward in train["backward_ms"].items():
+        lines.append(f"| {name} | {train['ms'][f'{name}_forward']:.1f} | {backward:.1f} |")
+    lines += ["", f"Backward of MSA is {train['backward']:.1f} times faster than the best dense one."]
     return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--contexts", type=int, nargs="+", default=[8192, 32768, 131072, 524288, 1048576])
+    parser.add_argument("--training", type=int, default=131072, help="context of forward and backward")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
     gate()
@@ -199,6 +249,7 @@ def main() -> None:
         report["contexts"][str(context)] = figures = measure(context)
         print(context, figures, flush=True)
         torch.cuda.empty_cache()
+    report["training"] = training(options.training)
     save("kernels-gpu", report, table(report), options.out)
 
 

@@ -114,6 +114,23 @@ def test_sparse_attention(case: Case) -> None:
     attention(build(case), topk=3)
 
 
+@pytest.mark.parametrize("lens", [((40, 100), (3, 70)), ((1, 20), (33, 33))])
+@pytest.mark.parametrize("group_size", [3, 16])
+def test_by_block_equals_by_query(lens: tuple[tuple[int, int], ...], group_size: int) -> None:
+    x = build(Case(lens, group_size=group_size, dtype=torch.bfloat16))
+    y = on_device(x)
+    ids = select_blocks(y.q_THD, y.k_cache, y.batch, config(x, topk=4), num_groups=2, backend="triton")
+    from openm3.kernels.gpu_attention import attend, empty_results
+    from openm3.kernels.sparse_attention.gpu_by_block import attend_by_block
+
+    args = (y.q_THD, y.k_cache, y.v_cache, ids, y.batch, 0.2)
+    (by_query, query_lse), into = attend(*args), empty_results(y.q_THD)
+    attend_by_block(*args, slice(0, x.batch.num_tokens), into)
+    by_block, block_lse = into
+    torch.testing.assert_close(by_block, by_query, atol=2e-2, rtol=0)
+    torch.testing.assert_close(block_lse, query_lse, atol=1e-4, rtol=0)
+
+
 @pytest.mark.parametrize("case", SMALL, ids=str)
 def test_dense_attention(case: Case) -> None:
     x = build(case)

@@ -71,7 +71,7 @@ class DeviceBatch:
     column_sequence: Tensor
     column_block: Tensor
     batch: PagedBatch
-    _tiles: dict[tuple[str, int], Tiles] = field(default_factory=dict)
+    _tiles: dict[tuple[int, tuple[int, ...]], Tiles] = field(default_factory=dict)
 
     @classmethod
     def copy(cls, batch: PagedBatch, device: torch.device) -> DeviceBatch:
@@ -98,19 +98,21 @@ class DeviceBatch:
             batch,
         )
 
-    def tiles(self, size: int, which: str = "all") -> Tiles:
-        """The queries in tiles of at most `size`; `which`: "few" and "many" are the sequences to decode and others."""
-        if (which, size) not in self._tiles:
-            found = [
-                (b, row)
-                for b, span in enumerate(self.batch.spans)
-                if which == "all" or (span.num_queries <= FEW_QUERIES) == (which == "few")
-                for row in range(span.rows.start, span.rows.stop, size)
-            ]
+    def few_and_many(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The sequences to decode, and the others."""
+        few = tuple(b for b, span in enumerate(self.batch.spans) if span.num_queries <= FEW_QUERIES)
+        many = tuple(b for b, span in enumerate(self.batch.spans) if span.num_queries > FEW_QUERIES)
+        return few, many
+
+    def tiles(self, size: int, sequences: tuple[int, ...]) -> Tiles:
+        """The queries of some sequences in tiles of at most `size`."""
+        if (size, sequences) not in self._tiles:
+            rows = [self.batch.spans[b].rows for b in sequences]
+            found = [(b, row) for b, r in zip(sequences, rows, strict=True) for row in range(r.start, r.stop, size)]
             both = torch.tensor(found, dtype=torch.int32).reshape(-1, 2).to(self.sequence.device)
-            rows = tuple(row for _, row in found)
-            self._tiles[which, size] = Tiles(both[:, 0].contiguous(), both[:, 1].contiguous(), rows)
-        return self._tiles[which, size]
+            first_rows = tuple(row for _, row in found)
+            self._tiles[size, sequences] = Tiles(both[:, 0].contiguous(), both[:, 1].contiguous(), first_rows)
+        return self._tiles[size, sequences]
 
     @property
     def num_columns(self) -> int:
@@ -121,10 +123,10 @@ class DeviceBatch:
         """Pages of the longest context."""
         return max(len(span.pages) for span in self.batch.spans)
 
-    def readers(self, block_ids_TRN: Tensor) -> Readers:
-        """The selection, turned round, by one sort on the device."""
+    def readers(self, block_ids_TRN: Tensor, rows: slice = slice(None)) -> Readers:
+        """The selection of some rows, turned round, by one sort on the device."""
         num_groups = block_ids_TRN.shape[1]
-        column_TRN = block_ids_TRN + self.column_start[self.sequence.long()][:, None, None]
+        column_TRN = block_ids_TRN + self.column_start[self.sequence[rows].long()][:, None, None]
         group_R1 = torch.arange(num_groups, device=block_ids_TRN.device, dtype=torch.int32)[:, None]
         nowhere = self.num_columns * num_groups
         key_TRN = torch.where(block_ids_TRN >= 0, column_TRN * num_groups + group_R1, nowhere)

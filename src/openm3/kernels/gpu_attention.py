@@ -13,13 +13,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from openm3.kernels.device import Tiles
+from openm3.kernels.device import DeviceBatch, Tiles
 from openm3.kernels.gpu_shape import key_tile, power_of_2
+from openm3.kernels.gpu_tuning import Launch, tuning
 from openm3.kernels.paged import PagedBatch
 
 _LOG2_E = 1.4426950408889634
 _LN_2 = tl.constexpr(0.6931471805599453)
-_ROWS = 128  # of a tile of many queries; fp32 takes a quarter
 _SPLITS = 64  # of a context; the same for all, so that a sequence gives the same bits whatever runs beside it
 _SPLITS_CHOSEN = 16
 
@@ -31,24 +31,47 @@ def attend(
     block_ids_TRN: Tensor | None,
     batch: PagedBatch,
     scale: float,
+    sequences: tuple[int, ...] | None = None,
+    into: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Attention over the chosen blocks, or over all tokens where `block_ids_TRN` is None, and its log-sum-exp."""
-    q_THD, k_cache_PRSD, v_cache_PRSD = (
-        x if x.stride(-1) == 1 else x.contiguous() for x in (q_THD, k_cache_PRSD, v_cache_PRSD)
-    )
-    on = batch.on(q_THD.device)
-    out_THD = torch.empty(q_THD.shape, dtype=q_THD.dtype, device=q_THD.device)
-    lse_TH = torch.empty(q_THD.shape[:2], device=q_THD.device)
+    """Attention over the chosen blocks, or over all tokens where `block_ids_TRN` is None, and its log-sum-exp.
+
+    With `sequences` only the rows of those are written, to `into`.
+    """
+    q_THD, k_cache_PRSD, v_cache_PRSD = contiguous(q_THD, k_cache_PRSD, v_cache_PRSD)
+    block_ids_TRN = None if block_ids_TRN is None else block_ids_TRN.contiguous()
+    on, into = batch.on(q_THD.device), into or empty_results(q_THD)
+    few, many = on.few_and_many()
+    if sequences is not None:
+        few, many = (tuple(b for b in some if b in sequences) for some in (few, many))
     group_size = q_THD.shape[1] // k_cache_PRSD.shape[1]
-    rows = _ROWS if q_THD.element_size() == 2 else _ROWS // 4
-    many = 1 if block_ids_TRN is not None else max(1, rows // power_of_2(group_size))
-    args = (q_THD, k_cache_PRSD, v_cache_PRSD, block_ids_TRN, batch, scale, out_THD, lse_TH)
-    if len(tiles := on.tiles(many, "many")):
-        _launch(*args, tiles, many, 1)
-    if len(tiles := on.tiles(1, "few")):
-        splits = _SPLITS if block_ids_TRN is None else min(_SPLITS_CHOSEN, power_of_2(block_ids_TRN.shape[2]))
-        _launch(*args, tiles, 1, splits)
-    return out_THD, lse_TH
+    tuned, narrow = tuning(q_THD.device), 1 if q_THD.element_size() == 2 else 4
+    args = (q_THD, k_cache_PRSD, v_cache_PRSD, block_ids_TRN, on, scale, *into)
+    if block_ids_TRN is None:
+        size = max(1, tuned.dense_many.rows // narrow // power_of_2(group_size))
+        launches, splits = (tuned.dense_few, tuned.dense_many), _SPLITS
+    else:
+        size = 1
+        launches, splits = (
+            (tuned.sparse_few, tuned.sparse_many),
+            min(_SPLITS_CHOSEN, power_of_2(block_ids_TRN.shape[2])),
+        )
+    if few:
+        _launch(*args, on.tiles(1, few), launches[0], 1, splits)
+    if many:
+        _launch(*args, on.tiles(size, many), launches[1], size, 1)
+    return into
+
+
+def contiguous(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """The tensors with elements of a head side by side."""
+    return tuple(x if x.stride(-1) == 1 else x.contiguous() for x in tensors)
+
+
+def empty_results(q_THD: Tensor) -> tuple[Tensor, Tensor]:
+    """Memory for the output and its log-sum-exp."""
+    out_THD = torch.empty(q_THD.shape, dtype=q_THD.dtype, device=q_THD.device)
+    return out_THD, torch.empty(q_THD.shape[:2], device=q_THD.device)
 
 
 def _launch(
@@ -56,15 +79,15 @@ def _launch(
     k: Tensor,
     v: Tensor,
     ids: Tensor | None,
-    batch: PagedBatch,
+    on: DeviceBatch,
     scale: float,
     out: Tensor,
     lse: Tensor,
     tiles: Tiles,
+    launch: Launch,
     size: int,
     splits: int,
 ) -> None:
-    on = batch.on(q.device)
     _, num_heads, head_size = q.shape
     num_groups, page_size = k.shape[1], k.shape[2]
     heads = num_heads // num_groups
@@ -74,7 +97,6 @@ def _launch(
         part_out = torch.empty((len(tiles), num_heads, splits, head_size), device=q.device)
         part_lse = torch.empty((len(tiles), num_heads, splits), device=q.device)
     num_rows = max(16, size * group)
-    ids = ids.contiguous() if ids is not None else None
     _attend_kernel[(len(tiles), num_groups, splits)](
         q,
         k,
@@ -106,8 +128,8 @@ def _launch(
         BD=wide,
         BS=key_tile(page_size, head_size, k.element_size()),
         BN=1 if ids is None else power_of_2(ids.shape[2]),
-        num_warps=8 if num_rows >= 128 and wide >= 128 else 4,
-        num_stages=3 if splits > 1 and q.element_size() == 2 else 2,
+        num_warps=launch.warps,
+        num_stages=launch.stages,
     )
     if splits > 1:
         _merge_kernel[(len(tiles), num_heads)](

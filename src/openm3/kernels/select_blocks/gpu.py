@@ -7,20 +7,22 @@ the score above and the lower id below it, so that no two are equal and the orde
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from openm3.config import SparseConfig
-from openm3.kernels.device import FEW_QUERIES, DeviceBatch
+from openm3.kernels.device import FEW_QUERIES, DeviceBatch, Tiles
 from openm3.kernels.gpu_shape import key_tile, num_processors, power_of_2
+from openm3.kernels.gpu_tuning import Launch, tuning
 from openm3.kernels.paged import PagedBatch
 
 _LARGEST = tl.constexpr(torch.finfo(torch.float32).max)
 _LAST_ID = tl.constexpr(0x7FFFFFFF)
 _SCORES_BYTES = 1 << 29  # of block scores at once
-_ROWS = 256  # of a tile of many queries: a key is read once from the L2 cache for so many; fp32 takes a quarter
 _PART, _MOST_KEYS = 512, 4096  # blocks of which one program keeps the best, and what the last program may be given
 
 
@@ -35,18 +37,20 @@ def select_blocks(
     num_tokens, blocks = index_q_TJC.shape[0], on.most_pages
     shape = (num_tokens, num_groups, sparse.index_topk_blocks)
     ids_TRN = torch.empty(shape, dtype=torch.int32, device=index_q_TJC.device)
-    rows_a_token = _rows_a_token(index_q_TJC, index_k_cache_PXSC, num_groups)
-    few = max(span.num_queries for span in batch.spans) <= FEW_QUERIES
-    many = _ROWS if index_q_TJC.element_size() == 2 else _ROWS // 4
-    size = max(1, (16 if few else many) // rows_a_token)
-    bounds = (*on.tiles(size).rows, num_tokens)
-    at_once = max(1, _SCORES_BYTES // (4 * num_groups * blocks * size))
-    for first in range(0, len(bounds) - 1, at_once):
-        tiles = slice(first, min(first + at_once, len(bounds) - 1))
-        rows = slice(bounds[tiles.start], bounds[tiles.stop])
-        score_tRb = torch.empty((rows.stop - rows.start, num_groups, blocks), device=index_q_TJC.device)
-        _scan(index_q_TJC, index_k_cache_PXSC, on, score_tRb, tiles, rows.start, size)
-        _choose(score_tRb, on.position[rows], sparse, ids_TRN[rows])
+    rows_a_token, tuned = _rows_a_token(index_q_TJC, index_k_cache_PXSC, num_groups), tuning(index_q_TJC.device)
+    narrow = 1 if index_q_TJC.element_size() == 2 else 4
+    for few, run in itertools.groupby(range(len(batch.spans)), lambda b: batch.spans[b].num_queries <= FEW_QUERIES):
+        launch, sequences = tuned.scan_few if few else tuned.scan_many, tuple(run)
+        size = max(1, launch.rows // (1 if few else narrow) // rows_a_token)
+        tiles = on.tiles(size, sequences)
+        bounds = (*tiles.rows, batch.spans[sequences[-1]].rows.stop)
+        at_once = max(1, _SCORES_BYTES // (4 * num_groups * blocks * size))
+        for first in range(0, len(tiles), at_once):
+            some = slice(first, min(first + at_once, len(tiles)))
+            rows = slice(bounds[some.start], bounds[some.stop])
+            score_tRb = torch.empty((rows.stop - rows.start, num_groups, blocks), device=index_q_TJC.device)
+            _scan(index_q_TJC, index_k_cache_PXSC, on, score_tRb, tiles, some, size, launch)
+            _choose(score_tRb, on.position[rows], sparse, ids_TRN[rows])
     return ids_TRN
 
 
@@ -56,24 +60,32 @@ def _rows_a_token(index_q_TJC: Tensor, cache_PXSC: Tensor, num_groups: int) -> i
     return power_of_2(num_groups // key_heads) * power_of_2(num_heads // num_groups)
 
 
-def _scan(q: Tensor, cache: Tensor, on: DeviceBatch, score_tRb: Tensor, tiles: slice, row: int, size: int) -> None:
+def _scan(
+    q: Tensor,
+    cache: Tensor,
+    on: DeviceBatch,
+    score_tRb: Tensor,
+    tiles: Tiles,
+    some: slice,
+    size: int,
+    launch: Launch,
+) -> None:
     _, num_groups, blocks = score_tRb.shape
     key_heads, page_size, head_size = cache.shape[1:]
     groups, heads = num_groups // key_heads, q.shape[1] // num_groups
-    many = on.tiles(size)
-    num_tiles = tiles.stop - tiles.start
-    splits = min(blocks, max(1, 4 * num_processors(q.device) // (num_tiles * key_heads)))
+    num_tiles = some.stop - some.start
+    splits = min(blocks, max(1, launch.programs * num_processors(q.device) // (num_tiles * key_heads)))
     num_rows = power_of_2(groups) * power_of_2(heads) * size
     _scan_kernel[(num_tiles, splits, key_heads)](
         q,
         cache,
         score_tRb,
-        many.sequence[tiles],
-        many.row[tiles],
+        tiles.sequence[some],
+        tiles.row[some],
         on.query_start,
         on.context_len,
         on.page_table,
-        row,
+        tiles.rows[some.start],
         q.stride(0),
         q.stride(1),
         *cache.stride()[:3],
@@ -91,8 +103,8 @@ def _scan(q: Tensor, cache: Tensor, on: DeviceBatch, score_tRb: Tensor, tiles: s
         BG=power_of_2(heads),
         BC=power_of_2(head_size, 16),
         BS=key_tile(page_size, head_size, cache.element_size()),
-        num_warps=8 if num_rows >= 256 else 4,
-        num_stages=3,
+        num_warps=launch.warps,
+        num_stages=launch.stages,
     )
 
 
