@@ -207,6 +207,7 @@ class EngineConfig:
         attention: "dense" reads every block, "sparse" the chosen ones.
         sparse: the geometry of blocks; its block size is the page size of a dense engine too.
         dtype: of weights and cache.
+        device: "cpu" or "cuda", where weights and cache lie; None: a GPU where there is one that our kernels run on.
         backend: name of the kernel backend; None chooses the best that is there.
         cache_bytes: memory for keys and values; None: as much as one request of the full window needs,
             and at least 1 GiB. It is reserved at the start and taken as pages are first written.
@@ -220,6 +221,7 @@ class EngineConfig:
     attention: Literal["dense", "sparse"] = "dense"
     sparse: SparseConfig = SparseConfig()
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    device: Literal["cpu", "cuda"] | None = None
     backend: str | None = None
     cache_bytes: int | None = None
     max_context: int | None = None
@@ -232,6 +234,8 @@ class EngineConfig:
             raise InputError("attention", f"must be 'dense' or 'sparse', got {self.attention!r}")
         if self.dtype not in ("bfloat16", "float32"):
             raise InputError("dtype", f"must be 'bfloat16' or 'float32', got {self.dtype!r}")
+        if self.device not in ("cpu", "cuda", None):
+            raise InputError("device", f"must be 'cpu' or 'cuda', got {self.device!r}")
         for name in ("cache_bytes", "max_context", "max_running", "prefill_chunk", "max_batch_tokens"):
             value = getattr(self, name)
             if value is not None and value < 1:

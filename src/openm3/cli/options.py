@@ -30,6 +30,7 @@ class ModelOptions:
     window: int | None
     cache_gb: float | None
     dtype: Literal["bfloat16", "float32"]
+    device: Literal["cpu", "cuda"] | None
     backend: str | None
     threads: int | None
 
@@ -45,6 +46,7 @@ class ModelOptions:
             max_context=self.window,
             cache_bytes=None if self.cache_gb is None else int(self.cache_gb * (1 << 30)),
             dtype=self.dtype,
+            device=self.device,
             backend=self.backend,
         )
 
@@ -104,7 +106,10 @@ _MODEL_OPTIONS = (
                  help="Memory for keys and values. Default: one full window, at least 1."),
     click.option("--dtype", type=click.Choice(["bfloat16", "float32"]), default="bfloat16", show_default=True,
                  help="Of weights and cache."),
-    click.option("--backend", metavar="NAME", help="Kernels: torch, reference. Default: the best that is there."),
+    click.option("--device", type=click.Choice(["cpu", "cuda"]),
+                 help="Where weights and cache lie. Default: a GPU where there is one."),
+    click.option("--backend", metavar="NAME",
+                 help="Kernels: triton, native, torch, reference. Default: the best that is there."),
     click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with. Default: one a core."),
 )  # fmt: skip
 

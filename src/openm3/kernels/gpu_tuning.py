@@ -30,26 +30,38 @@ class Tuning:
         by_block_readers: queries that must read a block on average for that to be faster.
     """
 
-    scan_few: Launch = Launch(16, 4, 4, 3)
-    scan_many: Launch = Launch(256, 4, 8, 3)
-    dense_few: Launch = Launch(16, 0, 4, 3)
-    dense_many: Launch = Launch(128, 0, 8, 2)
-    sparse_few: Launch = Launch(16, 0, 4, 2)
-    sparse_many: Launch = Launch(16, 0, 4, 2)
-    by_block: Launch = Launch(128, 4, 8, 2)
+    scan_few: Launch = Launch(16, 3, 4, 2)
+    scan_many: Launch = Launch(128, 4, 4, 2)
+    dense_few: Launch = Launch(16, 0, 4, 2)
+    dense_many: Launch = Launch(64, 0, 4, 2)
+    sparse_few: Launch = Launch(16, 0, 4, 1)
+    sparse_many: Launch = Launch(16, 0, 4, 1)
+    by_block: Launch = Launch(64, 1, 4, 1)
     by_block_readers: int = 4
 
 
-# By compute capability, the first number. Ampere and Ada have 100 to 164 KB of shared memory a multiprocessor.
+# By compute capability, the first number; for others the values above, which fit 100 KB of shared memory.
 _TUNED = {
-    8: Tuning(scan_many=Launch(128, 4, 4, 2), dense_few=Launch(16, 0, 4, 2), by_block=Launch(64, 4, 4, 1)),
-    9: Tuning(),
+    9: Tuning(  # H200, LOG.md
+        scan_few=Launch(16, 3, 4, 3),
+        scan_many=Launch(128, 4, 8, 2),
+        dense_few=Launch(16, 0, 4, 3),
+        dense_many=Launch(128, 0, 8, 3),
+        sparse_few=Launch(16, 0, 4, 2),
+        sparse_many=Launch(16, 0, 4, 2),
+    ),
 }
 
 
 @functools.cache
 def tuning(device: torch.device) -> Tuning:
-    """The launches for a device; those of Hopper where nothing was measured."""
+    """The launches for a device."""
     if device.type != "cuda":
         return Tuning()
     return _TUNED.get(torch.cuda.get_device_capability(device)[0], Tuning())
+
+
+def origin(device: torch.device) -> str:
+    """Where they come from, for people."""
+    tuned = torch.cuda.get_device_capability(device)[0] in _TUNED
+    return "tuned for it" if tuned else "not measured on its class: launches that fit everywhere"

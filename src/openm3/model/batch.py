@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from openm3.kernels.paged import PagedBatch
@@ -22,3 +23,7 @@ class Batch:
     token_ids_T: Tensor
     paged: PagedBatch
     logit_rows_L: Tensor
+
+    def to(self, device: torch.device) -> Batch:
+        """The tokens and rows on a device; the kernels take `paged` there themselves."""
+        return Batch(self.token_ids_T.to(device), self.paged, self.logit_rows_L.to(device))

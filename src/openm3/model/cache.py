@@ -26,8 +26,10 @@ class KVCache:
     layers: tuple[LayerCache, ...]
 
     @classmethod
-    def allocate(cls, config: ModelConfig, num_pages: int, page_size: int, dtype: torch.dtype) -> KVCache:
-        """Reserves the pages; the system gives memory to a page when it is first written.
+    def allocate(
+        cls, config: ModelConfig, num_pages: int, page_size: int, dtype: torch.dtype, device: torch.device | None = None
+    ) -> KVCache:
+        """Reserves the pages; on a CPU the system gives memory to a page when it is first written.
 
         Raises:
             InputError: the memory can't be had.
@@ -36,7 +38,7 @@ class KVCache:
         try:
             return cls(
                 tuple(
-                    LayerCache(torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype))
+                    LayerCache(*(torch.zeros(shape, dtype=dtype, device=device) for _ in range(2)))
                     for _ in range(config.num_hidden_layers)
                 )
             )

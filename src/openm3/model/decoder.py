@@ -74,6 +74,7 @@ class Decoder(nn.Module):
                 for linear in module.fused:
                     linear.pack(backend=self.backend)
         self._head.pack(exact=True, backend=self.backend)
+        self._inv_freq_E = self._inv_freq_E.to(self.norm.weight.device)
         return self
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
@@ -88,7 +89,7 @@ class Decoder(nn.Module):
     def hidden_states(self, batch: Batch, cache: KVCache) -> Tensor:
         """fp32 `[T, C]`: the stream after the last layer, before the final norm."""
         x_TC: Tensor = self.embed_tokens(batch.token_ids_T).float()
-        rotated = rotation(self._inv_freq_E, batch.paged.positions_T)
+        rotated = rotation(self._inv_freq_E, batch.paged.positions_T.to(self._inv_freq_E.device))
         for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
             x_TC = layer(x_TC, batch.paged, layer_cache, rotated)
         return x_TC
