@@ -26,7 +26,7 @@ class Tuning:
         scan_few, scan_many: block scores of few queries (a decode step) and of many.
         dense_few, dense_many: attention over all tokens.
         sparse_few, sparse_many: attention over chosen blocks, by query.
-        by_block: the same, by block; its `programs` share a block's queries.
+        by_block: the same, by block; a block's queries are shared out to so many programs for each multiprocessor.
         by_block_readers: queries that must read a block on average for that to be faster.
     """
 
@@ -36,7 +36,7 @@ class Tuning:
     dense_many: Launch = Launch(64, 0, 4, 2)
     sparse_few: Launch = Launch(16, 0, 4, 1)
     sparse_many: Launch = Launch(16, 0, 4, 1)
-    by_block: Launch = Launch(64, 1, 4, 1)
+    by_block: Launch = Launch(64, 16, 4, 1)
     by_block_readers: int = 4
 
 

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from openm3.kernels.gpu_shape import power_of_2
+from openm3.kernels.gpu_shape import num_processors, power_of_2
 from openm3.kernels.gpu_tuning import tuning
 from openm3.kernels.paged import PagedBatch
 
@@ -60,7 +60,9 @@ def _attend_rows(
     part_out = torch.empty((ids.numel(), heads, head_size), dtype=q.dtype, device=q.device)
     part_lse = torch.empty((ids.numel(), heads), device=q.device)
     group, wide = power_of_2(heads), power_of_2(head_size, 16)
-    _block_kernel[(on.num_columns * num_groups, launch.programs)](
+    blocks = on.num_columns * num_groups
+    shares = max(1, launch.programs * num_processors(q.device) // blocks)
+    _block_kernel[(blocks, shares)](
         q,
         k,
         v,
