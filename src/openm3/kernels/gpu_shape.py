@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 
 import torch
-import triton
 
 _TILE_BYTES = 32 << 10  # of keys; two or three such tiles of keys and values are in flight
 _MOST_KEYS = 128
@@ -13,7 +12,7 @@ _MOST_KEYS = 128
 
 def power_of_2(number: int, least: int = 1) -> int:
     """The power of two that holds a number."""
-    return max(least, int(triton.next_power_of_2(number)))
+    return max(least, 1 << (number - 1).bit_length())
 
 
 def key_tile(page_size: int, head_size: int, itemsize: int) -> int:
