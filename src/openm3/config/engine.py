@@ -22,6 +22,7 @@ class EngineConfig:
         index: how the keys that blocks are chosen by are scanned: "exact" in the cache's dtype, "int8" in 8 bits with
             bounds, which chooses the same blocks and reads half as much; "auto" is "int8" where it pays.
         dtype: of weights and cache.
+        device: "cpu" or "cuda", where weights and cache lie; None: a GPU where there is one that our kernels run on.
         weights: "bf16" dequantises the weights of an MXFP8 checkpoint when they are loaded, "packed" at each use: half
             the memory, several times the work.
         backend: name of the kernel backend; None chooses the best that is there.
@@ -39,6 +40,7 @@ class EngineConfig:
     sparse: SparseConfig = field(default_factory=SparseConfig)
     index: Literal["auto", "int8", "exact"] = "auto"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    device: Literal["cpu", "cuda"] | None = None
     weights: Literal["bf16", "packed"] = "bf16"
     backend: str | None = None
     cache_bytes: int | None = None
@@ -55,6 +57,8 @@ class EngineConfig:
             raise InputError("index", f"must be 'auto', 'int8' or 'exact', got {self.index!r}")
         if self.dtype not in ("bfloat16", "float32"):
             raise InputError("dtype", f"must be 'bfloat16' or 'float32', got {self.dtype!r}")
+        if self.device not in ("cpu", "cuda", None):
+            raise InputError("device", f"must be 'cpu' or 'cuda', got {self.device!r}")
         if self.weights not in ("bf16", "packed"):
             raise InputError("weights", f"must be 'bf16' or 'packed', got {self.weights!r}")
         for name in ("cache_bytes", "max_context", "max_running", "prefill_chunk", "max_batch_tokens"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from openm3.kernels.paged import PagedBatch
@@ -29,3 +30,8 @@ class Batch:
     logit_rows_L: Tensor
     seen_rows_M: Tensor | None = None
     seen_MC: Tensor | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """The tokens and rows on a device; the kernels take `paged` there themselves."""
+        seen = [None if x is None else x.to(device) for x in (self.seen_rows_M, self.seen_MC)]
+        return Batch(self.token_ids_T.to(device), self.paged, self.logit_rows_L.to(device), *seen)

@@ -80,6 +80,7 @@ class Decoder(nn.Module):
     def pack_head(self) -> None:
         """Lays out the weights of the logits."""
         self._head.pack(exact=True, backend=self.backend)
+        self._inv_freq_E = self._inv_freq_E.to(self.embed_tokens.weight.device)
 
     def pack_part(self, part: nn.Module) -> None:
         """Lays out the weights of some layers, as soon as they are loaded."""
@@ -105,7 +106,7 @@ class Decoder(nn.Module):
         x_TC: Tensor = self.embed_tokens(batch.token_ids_T).float()
         if batch.seen_rows_M is not None and batch.seen_MC is not None:
             x_TC = x_TC.index_copy(0, batch.seen_rows_M, batch.seen_MC)
-        rotated = rotation(self._inv_freq_E, batch.paged.positions_T)
+        rotated = rotation(self._inv_freq_E, batch.paged.positions_T.to(self._inv_freq_E.device))
         for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
             x_TC = layer(x_TC, batch.paged, layer_cache, rotated)
         return x_TC
