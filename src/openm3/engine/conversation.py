@@ -43,7 +43,7 @@ class Conversations:
         thinking_mode: str | None = None,
     ) -> Prompt:
         """The prompt of a conversation, see `LLM.encode_chat`."""
-        variables = {} if thinking_mode is None else {"thinking_mode": thinking_mode}
+        variables: dict[str, Any] = {} if thinking_mode is None else {"thinking_mode": thinking_mode}
         if thinking_mode is not None and not self._has_modes:
             raise InputError("thinking_mode", "this model's chat template has no modes of thinking; leave it out")
         if thinking_mode is not None and thinking_mode not in THINKING_MODES:
