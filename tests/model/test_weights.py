@@ -108,7 +108,7 @@ def test_a_misshaped_tensor(folder: Path) -> None:
 
 def test_an_integer_tensor(folder: Path) -> None:
     change(folder, lambda w: w.update({"model.norm.weight": torch.zeros(96, dtype=torch.int8)}))
-    with pytest.raises(ModelError, match=r"tensor model.norm.weight has dtype torch.int8"):
+    with pytest.raises(ModelError, match=r"tensor model.norm.weight has dtype I8"):
         load(folder)
 
 

@@ -17,7 +17,7 @@ from openm3.kernels.select_blocks import select_blocks
 from openm3.kernels.sparse_attention import sparse_attention
 from openm3.kernels.write_cache import write_cache
 from openm3.model.cache import LayerCache
-from openm3.model.linear import FusedLinear
+from openm3.model.linear import FusedLinear, Linear
 from openm3.model.norm import RMSNorm
 from openm3.model.rope import Rotation, rotate_
 
@@ -40,27 +40,22 @@ class Attention(nn.Module):
         self.head_dim, self.sparse, self.has_index, self.backend = config.head_dim, sparse, has_index, backend
         self.has_qk_norm = config.use_qk_norm
         self.rotates_all = config.rotary_dim in (None, config.head_dim)
-        self.q_proj = nn.Linear(config.hidden_size, self.num_heads * self.head_dim, bias=False)
-        self.k_proj = nn.Linear(config.hidden_size, self.num_kv_heads * self.head_dim, bias=False)
-        self.v_proj = nn.Linear(config.hidden_size, self.num_kv_heads * self.head_dim, bias=False)
-        self.o_proj = nn.Linear(self.num_heads * self.head_dim, config.hidden_size, bias=False)
+        self.q_proj = Linear(config.hidden_size, self.num_heads * self.head_dim, bias=False)
+        self.k_proj = Linear(config.hidden_size, self.num_kv_heads * self.head_dim, bias=False)
+        self.v_proj = Linear(config.hidden_size, self.num_kv_heads * self.head_dim, bias=False)
+        self.o_proj = Linear(self.num_heads * self.head_dim, config.hidden_size, bias=False)
         parts = [self.q_proj, self.k_proj, self.v_proj]
         if self.has_qk_norm:
             self.q_norm, self.k_norm = RMSNorm(self.head_dim, config), RMSNorm(self.head_dim, config)
         if has_index and config.index is not None:
             index = config.index
             self.index_head_dim = index.index_head_dim
-            self.index_q_proj = nn.Linear(config.hidden_size, index.index_n_heads * index.index_head_dim, bias=False)
-            self.index_k_proj = nn.Linear(config.hidden_size, index.index_head_dim, bias=False)
+            self.index_q_proj = Linear(config.hidden_size, index.index_n_heads * index.index_head_dim, bias=False)
+            self.index_k_proj = Linear(config.hidden_size, index.index_head_dim, bias=False)
             self.index_q_norm = RMSNorm(index.index_head_dim, config)
             self.index_k_norm = RMSNorm(index.index_head_dim, config)
             parts += [self.index_q_proj, self.index_k_proj]
         self.fused = (FusedLinear(*parts), FusedLinear(self.o_proj))
-
-    def pack(self, backend: str) -> None:
-        """Lays the weights out for inference."""
-        for linear in self.fused:
-            linear.pack(backend=backend)
 
     def forward(
         self, x_TC: Tensor, stream_TC: Tensor, paged: PagedBatch, cache: LayerCache, rotation: Rotation

@@ -6,6 +6,7 @@ lose more than all its matrix products, and they cost nothing beside them.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -16,9 +17,9 @@ from openm3.kernels.paged import PagedBatch
 from openm3.model.attention import Attention
 from openm3.model.batch import Batch
 from openm3.model.cache import KVCache, LayerCache
-from openm3.model.linear import FusedLinear
+from openm3.model.linear import FusedLinear, Linear
 from openm3.model.mlp import MLP
-from openm3.model.moe import SparseMoE
+from openm3.model.moe import Expert, SparseMoE
 from openm3.model.norm import RMSNorm
 from openm3.model.rope import Rotation, inverse_frequencies, rotation
 
@@ -64,33 +65,34 @@ class Decoder(nn.Module):
             DecoderLayer(config, i, _sparse_of(config, i, sparse), backend) for i in range(config.num_hidden_layers)
         )
         self.norm = RMSNorm(config.hidden_size, config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
-        self._head = FusedLinear(self.lm_head)
+        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.fused = (FusedLinear(self.lm_head, exact=True),)
         self._inv_freq_E = inverse_frequencies(config)
         if config.tie_word_embeddings:
             self.lm_head.weight = self.embed_tokens.weight
 
     def pack(self) -> Decoder:
         """Lays all weights out for inference; call once, after loading."""
-        for module in self.children():
-            self.pack_part(module)
-        self.pack_head()
-        return self
+        for linear in self.fused_linears():
+            linear.pack(*(part.weight for part in linear.parts), backend=self.backend)
+        return self.finish()
 
-    def pack_head(self) -> None:
-        """Lays out the weights of the logits."""
-        self._head.pack(exact=True, backend=self.backend)
-        self._inv_freq_E = self._inv_freq_E.to(self.embed_tokens.weight.device)
+    def fused_linears(self) -> Iterator[FusedLinear]:
+        """Everything that is to be packed, in the order of the layers, the head last."""
+        for module in self.layers.modules():
+            if isinstance(module, (Attention, MLP)) or (isinstance(module, Expert) and self.backend != "reference"):
+                yield from module.fused
+        yield from self.fused
 
-    def pack_part(self, part: nn.Module) -> None:
-        """Lays out the weights of some layers, as soon as they are loaded."""
-        for module in part.modules():
-            if isinstance(module, (Attention, SparseMoE)):
-                module.pack(self.backend)
-            elif isinstance(module, DecoderLayer) and not module.has_experts:
-                module.mlp.pack(self.backend)
+    def finish(self) -> Decoder:
+        """Joins and prepares what is packed; call once, after all of it."""
+        for module in self.modules():
+            if isinstance(module, SparseMoE):
+                module.gather()
             elif isinstance(module, RMSNorm):
                 module.pack()
+        self._inv_freq_E = self._inv_freq_E.to(self.embed_tokens.weight.device)
+        return self.eval()
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
         """Writes the batch's keys and values to the cache.
@@ -99,7 +101,7 @@ class Decoder(nn.Module):
             fp32 `[L, V]`: next-token logits of the rows `batch.logit_rows_L`.
         """
         x_LC = self.hidden_states(batch, cache)[batch.logit_rows_L]
-        return self._head(self.norm(x_LC, cache.layers[0].k_PRSD.dtype, self.backend)).float()
+        return self.fused[0](self.norm(x_LC, cache.layers[0].k_PRSD.dtype, self.backend)).float()
 
     def hidden_states(self, batch: Batch, cache: KVCache) -> Tensor:
         """fp32 `[T, C]`: the stream after the last layer, before the final norm."""

@@ -12,7 +12,8 @@ from torch import Tensor
 from openm3.config import ModelConfig, nearest
 from openm3.errors import ModelError
 from openm3.kernels.linear import MXFP8Weight
-from openm3.model.stored import StoredTensor
+from openm3.kernels.memory import Take, allocate, place
+from openm3.model.stored import Cut, StoredTensor
 
 # GGUF key -> ModelConfig field, behind the architecture's name.
 _CONFIG_KEYS = {
@@ -96,26 +97,27 @@ class GGUFCheckpoint:
         """False: what a GGUF file holds quantised can't be kept so."""
         return False
 
-    def read_quantised(self, name: str) -> MXFP8Weight:
+    def read_quantised(self, name: str, take: Take = allocate, cut: Cut | None = None) -> MXFP8Weight:
         """Raises `ModelError`: there are no MXFP8 tensors in a GGUF file."""
         raise ModelError(f"{self.path}: tensor {name} is not MXFP8")
 
-    def read(self, name: str) -> Tensor:
-        """One tensor, dequantised to fp32.
+    def read(self, name: str, take: Take = allocate, cut: Cut | None = None) -> Tensor:
+        """One tensor, or a part of it, dequantised to fp32. What is dequantised comes as memory of its own.
 
         Raises:
             ModelError: a tensor type that can't be read; names the tensor.
         """
         tensor = self._tensors[name]
         try:
-            values = torch.from_numpy(gguf.quants.dequantize(tensor.data, tensor.tensor_type).copy())
+            array = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+            values = torch.from_numpy(array) if array.flags.writeable else place(torch.tensor(array), take)
         except Exception as error:  # NotImplementedError for a type, ValueError and others for broken data
             raise ModelError(
                 f"{self.path}: tensor {tensor.name} of type {tensor.tensor_type.name} can't be read ({error})"
             ) from error
         if name.endswith(("q_proj.weight", "k_proj.weight")):
-            return _pair_halves(values, values.shape[0] // self.config.head_dim)
-        return values
+            values = _pair_halves(values, values.shape[0] // self.config.head_dim)
+        return values if cut is None else place(values.narrow(cut.dim, cut.start, cut.stop - cut.start), take)
 
     def _checkpoint_name(self, name: str) -> str:
         parts = name.split(".")

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from openm3.config import SwigluOAI
 from openm3.kernels.swiglu import swiglu_oai
-from openm3.model.linear import FusedLinear
+from openm3.model.linear import FusedLinear, Linear
 
 
 class MLP(nn.Module):
@@ -15,16 +15,11 @@ class MLP(nn.Module):
     def __init__(self, hidden_size: int, intermediate_size: int, swiglu: SwigluOAI | None) -> None:
         super().__init__()
         self.swiglu = swiglu
-        self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
-        self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False)
-        self.down_proj = nn.Linear(intermediate_size, hidden_size, bias=False)
+        self.gate_proj = Linear(hidden_size, intermediate_size, bias=False)
+        self.up_proj = Linear(hidden_size, intermediate_size, bias=False)
+        self.down_proj = Linear(intermediate_size, hidden_size, bias=False)
         gate_up = FusedLinear(self.gate_proj, self.up_proj, gated=swiglu is None)
         self.fused = (gate_up, FusedLinear(self.down_proj))
-
-    def pack(self, backend: str) -> None:
-        """Lays the weights out for inference."""
-        for linear in self.fused:
-            linear.pack(backend=backend)
 
     def forward(self, x_TC: Tensor, stream_TC: Tensor) -> Tensor:
         """The stream with the result added to it."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import cast
 
 import torch
@@ -10,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openm3.config import ModelConfig, MoEConfig, SwigluOAI
-from openm3.kernels.moe import PackedExperts, Weight, choose_experts
-from openm3.model.linear import held_weight, release
+from openm3.kernels.moe import PackedExperts, choose_experts
+from openm3.model.linear import FusedLinear, Linear
 from openm3.model.mlp import MLP
 
 
@@ -20,9 +19,10 @@ class Expert(nn.Module):
 
     def __init__(self, hidden_size: int, intermediate_size: int) -> None:
         super().__init__()
-        self.w1 = nn.Linear(hidden_size, intermediate_size, bias=False)
-        self.w2 = nn.Linear(intermediate_size, hidden_size, bias=False)
-        self.w3 = nn.Linear(hidden_size, intermediate_size, bias=False)
+        self.w1 = Linear(hidden_size, intermediate_size, bias=False)
+        self.w2 = Linear(intermediate_size, hidden_size, bias=False)
+        self.w3 = Linear(hidden_size, intermediate_size, bias=False)
+        self.fused = (FusedLinear(self.w1, self.w3), FusedLinear(self.w2))
 
 
 class SparseMoE(nn.Module):
@@ -37,21 +37,17 @@ class SparseMoE(nn.Module):
         super().__init__()
         moe, swiglu = cast(MoEConfig, config.moe), cast(SwigluOAI, config.swiglu)
         self.moe, self.swiglu, self.backend = moe, swiglu, backend
-        self.gate = nn.Linear(config.hidden_size, moe.num_local_experts, bias=False)
+        self.gate = Linear(config.hidden_size, moe.num_local_experts, bias=False)
         self.e_score_correction_bias = nn.Parameter(torch.zeros(moe.num_local_experts))
         self.experts = nn.ModuleList(
             Expert(config.hidden_size, moe.expert_intermediate_size) for _ in range(moe.num_local_experts)
         )
         self.shared_experts = MLP(config.hidden_size, moe.shared_intermediate_size, swiglu)
-        self._packed: PackedExperts | None = None
+        self._joined: PackedExperts | None = None
 
-    def pack(self, backend: str) -> None:
-        """Lays the weights out for inference and lets the separate ones go."""
-        self.shared_experts.pack(backend)
-        self._packed = PackedExperts(self._weights(), self.swiglu, backend=backend)
-        for expert in cast(list[Expert], list(self.experts)):
-            for part in (expert.w1, expert.w2, expert.w3):
-                release(part)
+    def gather(self) -> None:
+        """Joins the experts for inference, when all are loaded."""
+        self._joined = self._join()
 
     def forward(self, x_TC: Tensor, stream_TC: Tensor) -> Tensor:
         """The stream with the result added to it."""
@@ -60,13 +56,17 @@ class SparseMoE(nn.Module):
         ids, weights = choose_experts(
             self.router_logits(x_TC), bias_E, self.moe.num_experts_per_tok, scale, backend=self.backend
         )
-        experts = self._packed or PackedExperts(self._weights(), self.swiglu, backend=self.backend)
+        experts = self._joined or self._join()
         return experts(x_TC, ids, weights, add_to=stream_TC)
 
     def router_logits(self, x_TC: Tensor) -> Tensor:
         """fp32 `[T, E]`. Summed in fp64, so that the tokens around it move no token to another expert."""
         return F.linear(x_TC.double(), self.gate.weight.double()).float()
 
-    def _weights(self) -> Iterator[tuple[Weight, Weight, Weight]]:
-        for expert in cast(list[Expert], list(self.experts)):
-            yield held_weight(expert.w1), held_weight(expert.w2), held_weight(expert.w3)
+    def _join(self) -> PackedExperts:
+        experts = cast(list[Expert], list(self.experts))
+        packed = [linear.packed for expert in experts for linear in expert.fused if linear.packed is not None]
+        if packed:
+            return PackedExperts.of(packed[0::2], packed[1::2], self.gate.in_features, self.swiglu)
+        weights = ((expert.w1.weight, expert.w2.weight, expert.w3.weight) for expert in experts)
+        return PackedExperts(weights, self.swiglu, backend=self.backend)

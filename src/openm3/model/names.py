@@ -6,6 +6,7 @@ checkpoints differ as the tables say: some names, and several published tensors 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -75,10 +76,9 @@ class Source:
     part: int = 0
     parts: int = 1
 
-    def cut(self, tensor: Tensor) -> Tensor:
-        """The parameter in the file's tensor: a view."""
-        rows = tensor if self.expert is None else tensor[self.expert]
-        return rows if self.parts == 1 else rows.chunk(self.parts)[self.part]
+    def first(self, shape: tuple[int, ...]) -> int:
+        """How many values of a file's tensor of this shape lie before the parameter."""
+        return (self.expert or 0) * math.prod(shape[1:]) + self.part * math.prod(self.cut_shape(shape))
 
     def cut_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of the parameter in a file's tensor of this shape."""

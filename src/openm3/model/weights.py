@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 import json
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from openm3.config import ModelConfig, SparseConfig, nearest
 from openm3.errors import InputError, ModelError
 from openm3.kernels.linear import MXFP8Weight
+from openm3.kernels.linear.mxfp8 import BLOCK
+from openm3.kernels.memory import Memory, Take, allocate
 from openm3.model.decoder import Decoder, empty_decoder
 from openm3.model.gguf import GGUFCheckpoint
-from openm3.model.names import SCALE_SUFFIXES, sources
-from openm3.model.stored import StoredTensor
+from openm3.model.linear import FusedLinear
+from openm3.model.names import SCALE_SUFFIXES, Source, sources
+from openm3.model.stored import Cut, StoredTensor, as_dtype, read_header
 
 _INDEX = "model.safetensors.index.json"
+_TOGETHER = 16  # linears that a thread packs before it asks for more
 _NVFP4_SUFFIXES = ("weight_packed", "weight_global_scale", "weight_scale_2")
 
 
@@ -43,14 +46,7 @@ class SafetensorsCheckpoint:
         self.config = ModelConfig.from_folder(path)
         self.stored: dict[str, StoredTensor] = {}
         for file in self._files():
-            try:
-                with safe_open(file, framework="pt") as opened:
-                    for name in list(opened.keys()):
-                        part = opened.get_slice(name)
-                        shape, dtype = tuple(part.get_shape()), part.get_dtype()
-                        self.stored[name] = StoredTensor(name, shape, dtype, file)
-            except (OSError, SafetensorError) as error:
-                raise ModelError(f"{file}: not a whole safetensors file ({error})") from error
+            self.stored.update({tensor.name: tensor for tensor in read_header(file)})
         self._sources = sources(self.stored, self.config)
         if self.config.tie_word_embeddings:
             self._sources.pop("lm_head.weight", None)  # a copy of the embedding
@@ -73,40 +69,50 @@ class SafetensorsCheckpoint:
         """Whether the file has MXFP8 values and scales for our name."""
         return self._sources[name].scale is not None
 
-    def read(self, name: str) -> Tensor:
-        """One tensor in the dtype of its file, a view of the file where nothing is converted; MXFP8 dequantised.
+    def read(self, name: str, take: Take = allocate, cut: Cut | None = None) -> Tensor:
+        """One tensor, or a part of it, in the dtype of its file; MXFP8 dequantised to bfloat16.
+
+        Args:
+            name: ours.
+            take: gives the memory.
+            cut: the part; of MXFP8 columns, whole blocks of 32.
 
         Raises:
             ModelError: no floating point; names the tensor.
         """
         if self.is_quantised(name):
-            return self.read_quantised(name).dequantise()
+            return self.read_quantised(name, take, cut).dequantise()
         source = self._sources[name]
         stored = self.stored[source.name]
-        tensor = source.cut(self._get(source.name))
-        if not tensor.is_floating_point():
-            raise ModelError(f"{stored.file}: tensor {source.name} has dtype {tensor.dtype}, expected floating point")
+        tensor = self._get(source, take, cut)
         if tensor.dtype.itemsize == 1:
-            raise ModelError(f"{stored.file}: tensor {source.name} has dtype {tensor.dtype} and no scales beside it")
+            raise ModelError(f"{stored.file}: tensor {source.name} has dtype {stored.dtype} and no scales beside it")
         return tensor
 
-    def read_quantised(self, name: str) -> MXFP8Weight:
-        """An MXFP8 tensor as it is stored.
+    def read_quantised(self, name: str, take: Take = allocate, cut: Cut | None = None) -> MXFP8Weight:
+        """An MXFP8 tensor, or a part of it, as it is stored.
 
         Raises:
             ModelError: values and scales that don't fit; names the tensor.
         """
         source = self._sources[name]
-        values, scales = self._get(source.name), self._get(source.scale or "")
+        scale_cut = cut
+        if cut is not None and cut.dim == 1:
+            if cut.start % BLOCK or cut.stop % BLOCK:
+                raise ModelError(
+                    f"{self.path}: tensor {source.name} can't be split within its blocks of {BLOCK} values"
+                )
+            scale_cut = Cut(1, cut.start // BLOCK, cut.stop // BLOCK)
+        values = self._get(source, take, cut)
+        scales = self.stored[source.scale or ""].read(take, cut=scale_cut)
         try:
-            return MXFP8Weight(values, scales.view(torch.uint8) if scales.dtype.itemsize == 1 else scales)
+            return MXFP8Weight(values, scales)
         except ValueError as error:
             raise ModelError(f"{self.stored[source.name].file}: tensor {source.name} is not MXFP8: {error}") from error
 
-    def _get(self, name: str) -> Tensor:
-        with safe_open(self.stored[name].file, framework="pt") as opened:
-            tensor: Tensor = opened.get_tensor(name)
-        return tensor
+    def _get(self, source: Source, take: Take, cut: Cut | None) -> Tensor:
+        stored = self.stored[source.name]
+        return stored.read(take, first=source.first(stored.shape), shape=source.cut_shape(stored.shape), cut=cut)
 
     def _files(self) -> list[Path]:
         index = self.path / _INDEX
@@ -152,7 +158,8 @@ def load_decoder(
         dtype: of the matrices; norms and routers stay fp32.
         sparse, backend: see `Decoder`.
         weights: "bf16" dequantises MXFP8 tensors, "packed" keeps them and dequantises at each use; that needs `pack`.
-        pack: lay out every layer for inference as soon as it is read, so that no two copies are in memory.
+        pack: lay out the weights for inference, each as soon as it is read: a second copy is there of one weight a
+            thread, no more.
         on_progress: called with tensors read and tensors in all.
 
     Raises:
@@ -172,30 +179,47 @@ def load_decoder(
     if keep and not (pack and dtype == torch.bfloat16):
         raise InputError("weights", "'packed' computes in bfloat16; leave out dtype float32")
 
-    def read(name: str) -> tuple[str, Tensor | MXFP8Weight]:
-        quantised = keep and checkpoint.is_quantised(name)
-        tensor = checkpoint.read_quantised(name) if quantised else checkpoint.read(name)
+    def read(name: str, take: Take, *, quantised: bool = False) -> Tensor | MXFP8Weight:
+        tensor = checkpoint.read_quantised(name, take) if quantised else checkpoint.read(name, take)
         if has_nan(tensor):
             warnings.warn(f"{checkpoint.path}: tensor {checkpoint.file_name(name)} holds NaN", stacklevel=2)
-        return name, tensor if isinstance(tensor, MXFP8Weight) else tensor.to(
-            torch.float32 if tensor.ndim == 1 or stays_fp32(name) else dtype
-        )
+        if isinstance(tensor, MXFP8Weight):
+            return tensor
+        return as_dtype(tensor, torch.float32 if tensor.ndim == 1 or stays_fp32(name) else dtype, take)
 
-    done = 0
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for part, names in groupby(expected, _part_of):
-            for name, tensor in pool.map(read, names):
-                _set(decoder, name, tensor)
-                done += 1
-                if on_progress is not None:
-                    on_progress(done, len(expected))
-            if pack and not part.startswith("lm_head"):
-                decoder.pack_part(decoder.get_submodule(part))
-    if checkpoint.config.tie_word_embeddings:
+    memory, scratch = Memory(), threading.local()
+
+    def weight_of(part: nn.Linear, take: Take) -> Tensor | MXFP8Weight:
+        if tied and part is decoder.lm_head:
+            return decoder.embed_tokens.weight
+        return read(name_of[part], take, quantised=keep and checkpoint.is_quantised(name_of[part]))
+
+    def pack_all(linears: Sequence[FusedLinear]) -> int:
+        """Reads and lays out; what is read lies where the thread read before, so that it stays in the core's cache."""
+        reused: Memory = scratch.__dict__.setdefault("memory", Memory())
+        for linear in linears:
+            reused.clear()
+            weights = [weight_of(part, reused.take) for part in linear.parts]
+            linear.pack(*weights, backend=backend, take=memory.take)
+        return sum(len(linear.parts) for linear in linears)
+
+    linears = list(decoder.fused_linears()) if pack else []
+    name_of = {module: f"{name}.weight" for name, module in decoder.named_modules()}
+    tied = decoder.lm_head.weight is decoder.embed_tokens.weight
+    packed = {name_of[part] for linear in linears for part in linear.parts}
+    alone, done = [name for name in expected if name not in packed], 0
+    for name in alone:
+        tensor = read(name, memory.take)
+        assert isinstance(tensor, Tensor)
+        _set(decoder, name, tensor)
+    if tied:
         decoder.lm_head.weight = decoder.embed_tokens.weight
-    if pack:
-        decoder.pack_head()
-    return decoder.eval()
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        for count in pool.map(pack_all, [linears[i : i + _TOGETHER] for i in range(0, len(linears), _TOGETHER)]):
+            done += count
+            if on_progress is not None:
+                on_progress(min(len(alone) + done, len(expected)), len(expected))
+    return decoder.finish() if pack else decoder.eval()
 
 
 def problems(checkpoint: Checkpoint, expected: Mapping[str, Sequence[int]]) -> Iterator[str]:
@@ -233,6 +257,9 @@ def has_nan(tensor: Tensor | MXFP8Weight) -> bool:
         return (
             int(bits.max()) == 0xFF or int(bits.view(torch.int8).max()) == 0x7F or int(tensor.scales_OB.max()) == 0xFF
         )
+    if tensor.dtype == torch.bfloat16:  # numpy, which finds the largest number twice as fast as torch finds a sum
+        numbers = tensor.detach().view(torch.int16).numpy()
+        return bool(numbers.max() > 0x7F80 or numbers.view("uint16").max() > 0xFF80)
     return bool(tensor.sum().isnan()) and bool(tensor.isnan().any())  # the sum is fast, but NaN of infinities too
 
 
@@ -241,15 +268,6 @@ def stays_fp32(name: str) -> bool:
     return name.endswith(("block_sparse_moe.gate.weight", "e_score_correction_bias"))
 
 
-def _part_of(name: str) -> str:
-    """The part of the decoder that is laid out together: a layer, or a module of its own."""
-    return ".".join(name.split(".")[:2]) if name.startswith("layers.") else name.split(".")[0]
-
-
-def _set(decoder: Decoder, name: str, tensor: Tensor | MXFP8Weight) -> None:
+def _set(decoder: Decoder, name: str, tensor: Tensor) -> None:
     owner, _, attribute = name.rpartition(".")
-    module: Any = decoder.get_submodule(owner)
-    if isinstance(tensor, MXFP8Weight):
-        module.weight_scale = tensor.scales_OB
-        tensor = tensor.values_OI
-    setattr(module, attribute, nn.Parameter(tensor, requires_grad=False))
+    setattr(decoder.get_submodule(owner), attribute, nn.Parameter(tensor, requires_grad=False))

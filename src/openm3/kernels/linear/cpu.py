@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
 from openm3.kernels.backend import native
+from openm3.kernels.memory import Take, allocate, empty
+
+_Words = NDArray[np.int32]
+_TILE = 1024
 
 # What becomes of a sum, `Output` in native/linear.h.
 _BFLOAT16, _FLOAT32, _ADDED, _GATED = range(4)
 
 
-def pack(weight_OI: Tensor) -> Tensor:
-    """The layout of the kernel: panels of outputs, in each the pairs of inputs one after the other."""
-    num_outputs, num_inputs = weight_OI.shape
-    panel: int = native().PANEL
-    if num_inputs % 2 or num_outputs % panel:
-        weight_OI = F.pad(weight_OI, (0, num_inputs % 2, 0, -num_outputs % panel))
-    pairs = weight_OI.contiguous().view(torch.int32)  # a pair is moved as one number, twice as fast
-    return pairs.view(-1, panel, pairs.shape[1]).transpose(1, 2).contiguous().view(torch.bfloat16)
+def pack(*weights_OI: Tensor, gated: bool = False, take: Take = allocate) -> Tensor:
+    """The layout of the kernel: panels of outputs, in each the pairs of inputs one after the other.
+
+    The outputs of several weights follow each other; where `gated`, panels of the two take turns.
+    """
+    panel, num_inputs = native().PANEL, weights_OI[0].shape[1]
+    if num_inputs % 2 or any(len(w) % panel for w in weights_OI):
+        whole = weights_OI if gated or len(weights_OI) == 1 else (torch.cat(weights_OI),)
+        weights_OI = tuple(F.pad(w, (0, num_inputs % 2, 0, -len(w) % panel)) for w in whole)
+    # A pair is moved as one number, which numpy does faster than torch, and without threads of its own.
+    pairs = [w.contiguous().view(torch.int32).unflatten(0, (-1, panel)) for w in weights_OI]
+    counts = [len(p) for p in pairs]
+    out = empty((sum(counts), pairs[0].shape[2], panel), torch.int32, take)
+    places = (out[0::2], out[1::2]) if gated else out.split(counts)
+    for given, place in zip(pairs, places, strict=True):
+        _transpose(given.numpy(), place.numpy())
+    return out.view(torch.bfloat16)
 
 
-def pack_gated(gate_OI: Tensor, up_OI: Tensor) -> Tensor:
-    """The same of two weights whose panels take turns."""
-    return torch.stack((pack(gate_OI), pack(up_OI)), dim=1).flatten(0, 1)
+def _transpose(given: _Words, out: _Words) -> None:
+    """`[P, N, K]` to `[P, K, N]`; long rows by way of a tile whose rows don't fall on the same lines of the cache."""
+    num_panels, panel, depth = given.shape
+    if depth <= _TILE // 4:
+        np.copyto(out, given.transpose(0, 2, 1))
+        return
+    tile = np.empty((panel, _TILE + 16), np.int32)
+    for p in range(num_panels):
+        for first in range(0, depth, _TILE):
+            part = tile[:, : min(_TILE, depth - first)]
+            np.copyto(part, given[p, :, first : first + _TILE])
+            np.copyto(out[p, first : first + _TILE], part.T)
 
 
 def linear(

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from openm3.kernels.backend import choose
 from openm3.kernels.linear import cpu
 from openm3.kernels.linear.mxfp8 import MXFP8Weight
+from openm3.kernels.memory import Take, allocate, empty, place
 
 
 class PackedLinear:
@@ -26,6 +27,8 @@ class PackedLinear:
             is the product. Worth it for logits, where bf16 leaves steps of 0.125 at values of 16 to 32.
         gated: of two weights of one shape, return silu(x W_1^T) * (x W_2^T) (SwiGLU, arXiv 2002.05202).
         backend: see `kernels/backend.py`.
+        take: where the weights are laid out, so that the given ones are free again; without it a plain layout of one
+            weight is that weight.
 
     Attributes:
         layout: "native", "onednn", "plain" or "mxfp8".
@@ -37,6 +40,7 @@ class PackedLinear:
         exact: bool = False,
         gated: bool = False,
         backend: str | None = None,
+        take: Take | None = None,
     ) -> None:
         if len({w.shape[1] for w in weights_OI}) != 1:
             raise ValueError(f"weights_OI: expected one input size, got {[list(w.shape) for w in weights_OI]}")
@@ -45,21 +49,22 @@ class PackedLinear:
         self.exact, self.gated = exact, gated
         self._num_outputs = sum(len(w) for w in weights_OI) // (2 if gated else 1)
         dense = [w.detach() for w in weights_OI if isinstance(w, Tensor)]
-        self._quantised = weights_OI if len(dense) < len(weights_OI) else ()
-        if self._quantised:
+        if len(dense) < len(weights_OI):
+            self._quantised = weights_OI if take is None else tuple(_placed(w, take) for w in weights_OI)
             self.layout, self._dtype = "mxfp8", torch.bfloat16
             return
+        self._quantised = ()
         self._dtype = dense[0].dtype
         self.layout = _layout(dense[0], choose(backend))
-        if self.layout == "native" and gated:
-            self._weight = cpu.pack_gated(*dense)
-            return
-        weight_OI = torch.cat(dense) if len(dense) > 1 else dense[0]
         if self.layout == "native":
-            weight_OI = cpu.pack(weight_OI)
+            self._weight = cpu.pack(*dense, gated=gated, take=take or allocate)
         elif self.layout == "onednn":
-            weight_OI = torch.ops.mkldnn._reorder_linear_weight(weight_OI)
-        self._weight = weight_OI
+            self._weight = torch.ops.mkldnn._reorder_linear_weight(torch.cat(dense) if len(dense) > 1 else dense[0])
+        elif take is not None or len(dense) > 1:
+            rows = (sum(map(len, dense)), dense[0].shape[1])
+            self._weight = torch.cat(dense, out=empty(rows, self._dtype, take or allocate))
+        else:
+            self._weight = dense[0]
 
     def __call__(self, x_TI: Tensor, *, add_to: Tensor | None = None) -> Tensor:
         """`[T, all outputs]` of `[T, I]`; x is rounded to the weights' dtype.
@@ -87,6 +92,12 @@ class PackedLinear:
             return out_TO
         lost_TO: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x_TI, -out_TO, self._weight, None, "add")
         return out_TO.float() + lost_TO.float()
+
+
+def _placed(weight_OI: Tensor | MXFP8Weight, take: Take) -> Tensor | MXFP8Weight:
+    if isinstance(weight_OI, Tensor):
+        return place(weight_OI.detach(), take)
+    return MXFP8Weight(place(weight_OI.values_OI, take), place(weight_OI.scales_OB, take))
 
 
 def _layout(weight_OI: Tensor, backend: str) -> str:

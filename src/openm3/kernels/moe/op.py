@@ -16,7 +16,8 @@ from openm3.kernels.moe import reference, torch_path
 Weight = Tensor | MXFP8Weight
 
 _CHOOSE = {
-    "native": torch_path.choose_experts,  # no native code: torch's own operations
+    "triton": torch_path.choose_experts,  # no code of their own: torch's operations
+    "native": torch_path.choose_experts,
     "torch": torch_path.choose_experts,
     "reference": reference.choose_experts,
 }
@@ -72,15 +73,28 @@ class PackedExperts:
         *,
         backend: str = "torch",
     ) -> None:
-        self._swiglu, self._plain = swiglu, None
+        self._swiglu = swiglu
+        self._plain: tuple[Tensor, ...] | None = None
         if choose(backend) == "reference":
             self._plain = tuple(map(_stack, zip(*experts, strict=True)))
             self.num_experts, _, self.hidden_size = self._plain[0].shape
             return
-        given = list(experts)
-        self._gate_up = [PackedLinear(w1, w3, backend=backend) for w1, _, w3 in given]
-        self._down = [PackedLinear(w2, backend=backend) for _, w2, _ in given]
-        self.num_experts, self.hidden_size = len(given), given[0][0].shape[1]
+        self._gate_up, self._down = [], []
+        for w1, w2, w3 in experts:
+            self._gate_up.append(PackedLinear(w1, w3, backend=backend))
+            self._down.append(PackedLinear(w2, backend=backend))
+            self.hidden_size = w1.shape[1]
+        self.num_experts = len(self._down)
+
+    @classmethod
+    def of(
+        cls, gate_up: Sequence[PackedLinear], down: Sequence[PackedLinear], hidden_size: int, swiglu: SwigluOAI
+    ) -> PackedExperts:
+        """Experts that are laid out already: of each, w1 and w3 together, and w2."""
+        packed = cls.__new__(cls)
+        packed._swiglu, packed._plain, packed._gate_up, packed._down = swiglu, None, list(gate_up), list(down)
+        packed.num_experts, packed.hidden_size = len(down), hidden_size
+        return packed
 
     def __call__(self, x_TC: Tensor, expert_ids_TK: Tensor, weights_TK: Tensor, *, add_to: Tensor) -> Tensor:
         """`add_to` with the experts' result added; it may be changed in place.
