@@ -38,9 +38,9 @@ def spread(samples: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(samples), "min": min(samples), "max": max(samples)}
 
 
-def save(name: str, report: dict[str, Any], table: str) -> None:
-    """Writes `results/DATE-NAME.md` and `.json`, and prints the JSON as the last line."""
-    stem = RESULTS / f"{report['machine']['date']}-{name}"
+def save(name: str, report: dict[str, Any], table: str, folder: Path = RESULTS) -> None:
+    """Writes `DATE-NAME.md` and `.json` into a folder, and prints the JSON as the last line."""
+    stem = folder / f"{report['machine']['date']}-{name}"
     line = json.dumps(report)
     machine = ", ".join(f"{key} {value}" for key, value in report["machine"].items())
     stem.with_suffix(".md").write_text(f"# {name}\n\n{machine}\n\n{table}\n")

@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis
 import pytest
+import torch
 
+from helpers import interpreter
 from helpers.tiny import write_tiny_model
 from openm3 import hub
 from openm3.engine.llm import LLM
+
+if not torch.cuda.is_available():  # before any kernel is imported: Triton decides then
+    interpreter.turn_on()
+
+# A test may take long on a busy machine; what it found would be the machine.
+hypothesis.settings.register_profile("openm3", deadline=None)
+hypothesis.settings.load_profile("openm3")
 
 
 @pytest.fixture(scope="session")

@@ -111,7 +111,7 @@ def msa(
         return out_BHTD
     readers = None if kl == "prefix" else block_ids_TRN
     teacher = q_BHTD.detach(), k_BRLD.detach(), lse_BHT
-    loss = _AlignmentLoss.apply(index_q_BJTC, index_k_BXLC, *teacher, readers, layout, scale)  # type: ignore[no-untyped-call]
+    loss = _AlignmentLoss.apply(index_q_BJTC, index_k_BXLC, *teacher, readers, layout, scale, backend)  # type: ignore[no-untyped-call]
     return out_BHTD, loss
 
 
@@ -188,7 +188,7 @@ class _SparseAttention(torch.autograd.Function):
             backend=backend,
         )
         out_BHTD, lse_BHT = layout.unpack(out_THD), layout.unpack(lse_TH)
-        ctx.layout, ctx.scale = layout, scale
+        ctx.layout, ctx.scale, ctx.backend = layout, scale, backend
         ctx.save_for_backward(q_BHTD, k_BRLD, v_BRLD, block_ids_TRN, out_BHTD, lse_BHT)
         ctx.mark_non_differentiable(lse_BHT)
         return out_BHTD, lse_BHT
@@ -196,6 +196,8 @@ class _SparseAttention(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         q_BHTD, k_BRLD, v_BRLD, block_ids_TRN, out_BHTD, lse_BHT = ctx.saved_tensors
+        if ctx.backend == "triton":
+            return *_backward_on_gpu(ctx.layout, ctx.scale, grads[0], *ctx.saved_tensors), None, None, None, None
         num_groups, dtype = k_BRLD.shape[1], lse_BHT.dtype
         q, out, dout = (x.unflatten(1, (num_groups, -1)).to(dtype) for x in (q_BHTD, out_BHTD, grads[0]))
         lse = lse_BHT.unflatten(1, (num_groups, -1))
@@ -214,6 +216,33 @@ class _SparseAttention(torch.autograd.Function):
         return dq.flatten(1, 2).to(q_BHTD.dtype), dk.to(k_BRLD.dtype), dv.to(v_BRLD.dtype), None, None, None, None
 
 
+def _backward_on_gpu(
+    layout: PlainLayout,
+    scale: float,
+    dout_BHTD: Tensor,
+    q_BHTD: Tensor,
+    k_BRLD: Tensor,
+    v_BRLD: Tensor,
+    block_ids_TRN: Tensor,
+    out_BHTD: Tensor,
+    lse_BHT: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    from openm3.kernels.sparse_attention.gpu_backward import sparse_attention_backward
+
+    dq_THD, dk_PRSD, dv_PRSD = sparse_attention_backward(
+        layout.pack(dout_BHTD),
+        layout.pack(q_BHTD),
+        layout.to_pages(k_BRLD),
+        layout.to_pages(v_BRLD),
+        layout.pack(out_BHTD),
+        layout.pack(lse_BHT),
+        block_ids_TRN,
+        layout.batch,
+        scale,
+    )
+    return layout.unpack(dq_THD), layout.from_pages(dk_PRSD), layout.from_pages(dv_PRSD)
+
+
 class _AlignmentLoss(torch.autograd.Function):
     """Mean KL(P || P_idx); its gradients are computed with the value, as the teacher is read once for both."""
 
@@ -228,7 +257,23 @@ class _AlignmentLoss(torch.autograd.Function):
         block_ids_TRN: Tensor | None,
         layout: PlainLayout,
         scale: float,
+        backend: str,
     ) -> Tensor:
+        if backend == "triton":
+            from openm3.kernels.alignment.gpu import alignment_loss
+
+            loss, dindex_q_TRC, dindex_k_PXSC = alignment_loss(
+                layout.pack(index_q_BRTC),
+                layout.to_pages(index_k_BXLC),
+                layout.pack(q_BHTD),
+                layout.to_pages(k_BRLD),
+                layout.pack(lse_BHT),
+                block_ids_TRN,
+                layout.batch,
+                scale,
+            )
+            ctx.save_for_backward(layout.unpack(dindex_q_TRC), layout.from_pages(dindex_k_PXSC))
+            return loss
         num_groups, dtype = k_BRLD.shape[1], lse_BHT.dtype
         index_scale = float(index_q_BRTC.shape[-1] ** -0.5)
         index_q, index_k, q, k = (x.to(dtype) for x in (index_q_BRTC, index_k_BXLC, q_BHTD, k_BRLD))
@@ -274,7 +319,7 @@ class _AlignmentLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         dindex_q, dindex_k = ctx.saved_tensors
-        return dindex_q * grads[0], dindex_k * grads[0], None, None, None, None, None, None
+        return dindex_q * grads[0], dindex_k * grads[0], None, None, None, None, None, None, None
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, index_q: Tensor, index_k: Tensor, kl: str | None) -> None:

@@ -32,7 +32,7 @@ def request(name: str, num_prompt: int, max_tokens: int) -> Request:
 def compute(chunks: list[Chunk], on: Scheduler) -> None:
     """What the engine does with a step: tokens are computed, and one is generated where the request is complete."""
     for chunk in chunks:
-        chunk.request.num_computed = chunk.stop
+        on.commit(chunk)
         if chunk.completes:
             chunk.request.output_ids.append(2)
             if len(chunk.request.output_ids) == chunk.request.max_tokens:

@@ -7,11 +7,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from openm3.kernels.backend import BACKENDS
+from openm3.kernels.backend import BACKENDS, interpreting
 from openm3.kernels.paged import PagedBatch
 
-# Every backend but the definition, which judges them.
-FAST_BACKENDS = [name for name in BACKENDS if name != "reference"]
+# Every backend of the CPU but the definition, which judges them.
+FAST_BACKENDS = [name for name in BACKENDS if name not in ("reference", "triton")]
+
+# Where Triton's kernels are tested: on a GPU, else on the CPU in Triton's interpreter (`conftest.py` turns it on).
+DEVICE = "cpu" if interpreting() else "cuda"
 
 # The largest difference allowed between a backend and the reference, for values of about 1.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
@@ -86,6 +89,12 @@ def build(case: Case, seed: int = 0) -> Paged:
     fill(k_cache, k_LRD, contexts, pages)
     fill(v_cache, v_LRD, contexts, pages)
     return Paged(batch, q_THD, k_cache, v_cache, k_LRD, v_LRD, pages)
+
+
+def on_device(x: Paged) -> Paged:
+    """The same where Triton's kernels run; the batch stays, it is copied by the kernels' callers."""
+    q, k, v, k_LRD, v_LRD = (t.to(DEVICE) for t in (x.q_THD, x.k_cache, x.v_cache, x.k_LRD, x.v_LRD))
+    return Paged(x.batch, q, k, v, k_LRD, v_LRD, x.pages)
 
 
 def poisoned(case: Case, num_pages: int) -> Tensor:

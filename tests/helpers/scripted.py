@@ -10,6 +10,7 @@ from typing import Any
 
 from openm3.engine.output import Delta, Event, FinishReason, Progress, TokenLogprob
 from openm3.engine.params import SamplingParams
+from openm3.engine.prompt import Prompt
 from openm3.errors import InputError
 
 
@@ -34,8 +35,28 @@ class ScriptedLLM:
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
 
-    def encode_chat(self, messages: Sequence[Mapping[str, Any]]) -> list[int]:
-        return self.encode("".join(f"<{message['role']}>{message['content']}\n" for message in messages))
+    def encode_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking_mode: str | None = None,
+    ) -> Prompt:
+        """A model that neither sees nor calls nor thinks."""
+        for name, value in (("tools", tools), ("thinking_mode", thinking_mode)):
+            if value:
+                raise InputError(name, "is not for this model")
+        lines = []
+        for i, message in enumerate(messages):
+            if message["role"] == "tool":
+                raise InputError(f"messages[{i}].role", "'tool' is not for this model")
+            content = message["content"]
+            for j, part in enumerate(content if isinstance(content, list) else ()):
+                if part["type"] != "text":
+                    raise InputError(f"messages[{i}].content[{j}]", f"{part['type']!r} is not for this model")
+            text = content if isinstance(content, str) else "\n".join(part["text"] for part in content)
+            lines.append(f"<{message['role']}>{text}\n")
+        return Prompt(self.encode("".join(lines)))
 
 
 @dataclass
@@ -69,7 +90,8 @@ class ScriptedService:
     def status(self) -> ScriptedStatus:
         return ScriptedStatus(running=self._num_running)
 
-    async def stream(self, prompt_ids: Sequence[int], params: SamplingParams) -> AsyncGenerator[Event, None]:
+    async def stream(self, prompt: Prompt | Sequence[int], params: SamplingParams) -> AsyncGenerator[Event, None]:
+        prompt_ids = prompt.ids if isinstance(prompt, Prompt) else prompt
         if not 0 < len(prompt_ids) < self.llm.max_context:
             raise InputError("prompt", f"has {len(prompt_ids)} tokens; the window is {self.llm.max_context}")
         request_id = str(len(self.requests))

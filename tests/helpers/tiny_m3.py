@@ -23,7 +23,7 @@ def tiny_m3_config(*, sparse: dict[str, Any] | None = None, **changes: Any) -> d
     """
     raw = copy.deepcopy(preset("tiny"))
     text = raw["text_config"]
-    text.update({"swiglu_limit": 0.7, "bos_token_id": 256, "eos_token_id": 257, **changes})
+    text.update({"vocab_size": 258, "swiglu_limit": 0.7, "bos_token_id": 256, "eos_token_id": 257, **changes})
     text["sparse_attention_config"].update(sparse or {})
     raw["vision_config"] = {
         "hidden_size": 32,

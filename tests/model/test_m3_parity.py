@@ -16,6 +16,7 @@ import pytest
 import torch
 from transformers import MiniMaxM3SparseForConditionalGeneration, MiniMaxM3VLForCausalLM, MiniMaxM3VLTextConfig
 
+from helpers.paged_case import FAST_BACKENDS
 from helpers.tiny_m3 import tiny_m3_config, write_tiny_m3
 from openm3.config import EngineConfig
 from openm3.engine.llm import LLM
@@ -174,7 +175,7 @@ def test_every_backend(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyP
     assert ours.block_sets() == expected.block_sets()
 
 
-@pytest.mark.parametrize("backend", BACKENDS[:-1])
+@pytest.mark.parametrize("backend", FAST_BACKENDS)
 def test_bf16_stays_close(tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As close to the fp32 network as transformers' bf16 is: at the median, for a flipped expert or block is luck."""
     folder, ids = write_tiny_m3(tmp_path / "m3", dtype=torch.bfloat16), some_ids()

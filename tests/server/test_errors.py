@@ -38,6 +38,9 @@ def _error(response: httpx.Response, status: int = 400) -> tuple[str | None, str
     return error["param"], error["code"], error["message"]
 
 
+TOOL = {"type": "function", "function": {"name": "search", "parameters": {"type": "object"}}}
+
+
 @pytest.mark.parametrize(
     ("fields", "param", "code", "message"),
     [
@@ -45,15 +48,33 @@ def _error(response: httpx.Response, status: int = 400) -> tuple[str | None, str
         ({"zzz": 1}, "zzz", "unknown_field", "zzz: unknown field"),
         ({"z" * 10_000: 1}, "z" * 64, "unknown_field", "unknown field"),
         ({"messages": [{"role": "user", "contnt": "x"}]}, "messages[0].contnt", "unknown_field", "'content'"),
-        ({"tools": []}, "tools", "unsupported_field", "tools: not supported by this server"),
-        ({"tool_choice": "auto"}, "tool_choice", "unsupported_field", "tool_choice"),
+        ({"tools": []}, "tools", "invalid_value", "at least 1 item"),
+        ({"tools": [TOOL]}, "tools", "invalid_value", "tools: is not for this model"),
+        ({"tools": [TOOL | {"type": "custom"}]}, "tools[0].type", "unsupported_field", "'custom' is not supported"),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", "invalid_value",
+         "match pattern"),
+        ({"tool_choice": "required"}, "tool_choice", "unsupported_field", "'required' is not supported"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice", "unsupported_field", "tool"),
+        ({"parallel_tool_calls": False}, "parallel_tool_calls", "unsupported_field", "false is not supported"),
+        ({"thinking": {"type": "enabled"}}, "thinking", "invalid_value", "thinking: is not for this model"),
+        ({"thinking": {"type": "much"}}, "thinking.type", "unsupported_field", "'much' is not supported"),
+        ({"functions": []}, "functions", "unsupported_field", "functions: not supported by this server"),
         ({"logit_bias": {"1": 1}}, "logit_bias", "unsupported_field", "logit_bias"),
         ({"store": True}, "store", "unsupported_field", "true is not supported"),
         ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_field", "json_object"),
-        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages[0].role",
-         "unsupported_field", "'tool' is not supported by this server; input should be 'system'"),
+        ({"messages": [{"role": "function", "content": "x"}]}, "messages[0].role",
+         "unsupported_field", "'function' is not supported by this server; input should be 'system'"),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages[0].tool_call_id",
+         "invalid_value", "no message before it has the tool call '1'"),
+        ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id", "missing_field", "required"),
+        ({"messages": [{"role": "user", "content": "x", "tool_call_id": "1"}]}, "messages[0].tool_call_id",
+         "invalid_value", "belongs to role 'tool', not to 'user'"),
+        ({"messages": [{"role": "user", "content": "x", "reasoning_content": "y"}]}, "messages[0].reasoning_content",
+         "invalid_value", "belongs to the assistant's messages, not to role 'user'"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
-         "messages[0].content[0].type", "unsupported_field", "'image_url' is not supported"),
+         "messages[0].content[0]", "invalid_value", "'image_url' is not for this model"),
+        ({"messages": [{"role": "user", "content": [{"type": "file", "file": {}}]}]},
+         "messages[0].content[0]", "unsupported_field", "must be a part of type 'text', 'image_url' or 'video_url'"),
         ({"messages": []}, "messages", "invalid_value", "at least 1 item"),
         ({"messages": None}, "messages", "invalid_value", "valid list"),
         ({"messages": [{"role": "user"}]}, "messages[0].content", "missing_field", "required"),

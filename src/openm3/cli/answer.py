@@ -1,10 +1,13 @@
-"""Shows one answer as it comes: a bar while the prompt is read, the text on the standard output, then a summary."""
+"""Shows one answer as it comes: a bar while the prompt is read, then the text on the standard output.
+
+What the model thinks before it answers goes to the standard error, dimmed where that is a terminal.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -16,49 +19,92 @@ if TYPE_CHECKING:
     from openm3.engine.llm import LLM
     from openm3.engine.output import Completion, Delta
     from openm3.engine.params import SamplingParams
+    from openm3.engine.prompt import Prompt
+    from openm3.text.parse import Part
 
 INTERRUPTED = 130  # exit code of a program that Ctrl-C ended
 
 
-def show_answer(llm: LLM, prompt_ids: Sequence[int], params: SamplingParams, *, echo: bool = True) -> Completion:
+def show_answer(llm: LLM, prompt: Prompt | Sequence[int], params: SamplingParams, *, echo: bool = True) -> Completion:
     """Streams the answer to the standard output. Ctrl-C ends the answer, whose finish reason is then "cancelled".
 
     Args:
         llm: the model.
-        prompt_ids: the prompt.
+        prompt: a conversation's, whose answer is shown without its markers, or plain tokens.
         params: how to sample.
         echo: write the text as it comes; without, only the bar is shown.
     """
     from openm3.engine.llm import completion
     from openm3.engine.output import Delta
     from openm3.engine.output import Progress as Read
+    from openm3.engine.prompt import Prompt
+    from openm3.text.parse import Answer
 
     deltas: list[Delta] = []
+    parts: list[Part] = []
+    parser = prompt.parser() if isinstance(prompt, Prompt) else None
+    screen = _Screen(echo)
+
+    def take(delta: Delta) -> None:
+        deltas.append(delta)
+        new = parser.push(delta.text) if parser else [Answer(delta.text)]
+        screen.show(new)
+        parts.extend(new)
+
     with _ctrl_c() as interrupted:
-        request, events = llm.stream(prompt_ids, params)
-        bar = Progress("reading", "tokens", len(prompt_ids))
+        request, events = llm.stream(prompt, params)
+        bar = Progress("reading", "tokens", len(request.prompt_ids))
+        first: Delta | None = None
         with bar:
             for event in events:
                 if isinstance(event, Read):
                     bar.update(event.num_read)
                 if isinstance(event, Delta):
-                    deltas.append(event)
+                    first = event
                     break
                 if interrupted.is_set():
                     break
-        if echo and deltas:
-            click.echo(deltas[0].text, nl=False)
+        if first is not None:
+            take(first)
         for event in () if interrupted.is_set() else events:
             if isinstance(event, Delta):
-                deltas.append(event)
-                if echo:
-                    click.echo(event.text, nl=False)
+                take(event)
             if interrupted.is_set():
                 break
         llm.engine.cancel(request)
-    if echo:
-        click.echo()
-    return completion(request, deltas)
+    rest = parser.finish() if parser else []
+    screen.show(rest)
+    screen.end()
+    return completion(request, deltas, [*parts, *rest])
+
+
+class _Screen:
+    """Writes the parts of an answer where they belong."""
+
+    def __init__(self, echo: bool) -> None:
+        self._echo = echo
+        self._thinks = False  # thinking was written and its line is open
+
+    def show(self, parts: Iterable[Part]) -> None:
+        from openm3.text.parse import Answer, Thinking
+
+        for part in parts if self._echo else ():
+            if isinstance(part, Thinking):
+                click.secho(part.text, err=True, nl=False, dim=True)
+                self._thinks = True
+            elif isinstance(part, Answer) and part.text:
+                self._end_thinking()
+                click.echo(part.text, nl=False)
+
+    def end(self) -> None:
+        if self._echo:
+            self._end_thinking()
+            click.echo()
+
+    def _end_thinking(self) -> None:
+        if self._thinks:
+            click.echo("\n", err=True)
+            self._thinks = False
 
 
 def summary(answer: Completion, llm: LLM) -> str:
@@ -67,7 +113,8 @@ def summary(answer: Completion, llm: LLM) -> str:
     first_s = stats.queue_s + stats.read_s
     parts = [
         f"{stats.num_prompt:,} tokens read in {first_s:.1f} s"
-        + (f" ({stats.num_prompt / first_s:,.0f} tokens/s, to the first token)" if first_s else ""),
+        + (f" ({stats.num_prompt / first_s:,.0f} tokens/s, to the first token)" if first_s else "")
+        + (f", {stats.num_cached:,} of them known from before" if stats.num_cached else ""),
         f"{stats.num_generated} tokens answered"
         + (f" at {(stats.num_generated - 1) / stats.decode_s:.1f} tokens/s" if stats.decode_s > 0 else ""),
     ]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,8 +16,10 @@ from openm3.errors import InputError
 
 if TYPE_CHECKING:
     from openm3.engine.llm import LLM
+    from openm3.engine.prompt import Prompt
 
 _QUESTION = "{context}\nUse the files above to answer. {question}"
+_IMAGE = re.compile(r"messages\[0\]\.content\[(\d+)\]")  # the field of an error about one of the images
 _SKIPPED_SHOWN = 5
 _DEFAULT_ANSWER_TOKENS = 256
 
@@ -26,9 +31,16 @@ _DEFAULT_ANSWER_TOKENS = 256
     "--context",
     "paths",
     multiple=True,
-    required=True,
     metavar="PATH",
     help="A file, folder or glob to read; may be given again. Folders respect .gitignore.",
+)
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="A png, jpeg, webp or gif to look at; may be given again. For models that see.",
 )
 @click.option("--fit", is_flag=True, help="When the files are more than the window, leave out the last ones.")
 @model_options
@@ -36,11 +48,12 @@ _DEFAULT_ANSWER_TOKENS = 256
 def ask(
     question: str,
     paths: tuple[str, ...],
+    images: tuple[Path, ...],
     fit: bool,
     model_options: ModelOptions,
     sampling_options: SamplingOptions,
 ) -> None:
-    """Read files and answer a QUESTION about them.
+    """Read files, look at images, and answer a QUESTION about them.
 
     The answer goes to the standard output, everything else to the standard error.
 
@@ -49,63 +62,91 @@ def ask(
       openm3 ask --context ./src "Where are pages freed?"
       openm3 ask -c 'docs/**/*.md' -c README.md "How is it installed?"
       openm3 ask -c ./src --attention sparse --blocks 8 "What does the scheduler do?"
+      openm3 ask -m ./MiniMax-M3 --image plan.png "How many rooms are there?"
     """  # fmt: skip
     params = sampling_options.params()
-    files = collect(paths)
+    if not paths and not images:
+        raise InputError("--context", "name files to read, or images to look at with --image")
+    files = collect(paths) if paths else Collection((), ())
     _tell_skipped(files)
     llm = model_options.load()
+    if images and not llm.can_see:
+        raise InputError("--image", f"{llm.name} has no vision part; take a model that sees, or leave the images out")
     room = llm.max_context - (params.max_tokens or _DEFAULT_ANSWER_TOKENS)
-    files, prompt_ids = _fit(llm, files, question, room, fit)
-    click.echo(f"{len(files.files)} files, {len(prompt_ids):,} tokens, {llm.name}", err=True)
-    if llm.max_context > llm.model_config.max_position_embeddings < len(prompt_ids):
+    asked = _Question(llm, question, images)
+    files, prompt = _fit(asked, files, room, fit)
+    num_tokens = len(prompt.ids)
+    shown = f", {len(images)} images" if images else ""
+    click.echo(f"{len(files.files)} files{shown}, {num_tokens:,} tokens, {llm.name}", err=True)
+    if llm.max_context > llm.model_config.max_position_embeddings < num_tokens:
         click.echo(
             f"warning: {llm.name} was trained for {llm.model_config.max_position_embeddings:,} tokens; "
             "its answers get worse beyond",
             err=True,
         )
-    answer = show_answer(llm, prompt_ids, params)
+    answer = show_answer(llm, prompt, params)
     click.echo(summary(answer, llm), err=True)
     if answer.finish_reason == "cancelled":
         raise SystemExit(INTERRUPTED)
 
 
-def _fit(llm: LLM, files: Collection, question: str, room: int, fit: bool) -> tuple[Collection, list[int]]:
+class _Question:
+    """A question, and the prompt that it makes with some files."""
+
+    def __init__(self, llm: LLM, question: str, images: Sequence[Path]) -> None:
+        self.llm, self._question, self._images = llm, question, images
+
+    def prompt(self, files: Collection) -> Prompt:
+        """The prompt with these files.
+
+        Raises:
+            InputError: an image can't be read or is too large.
+        """
+        text = _QUESTION.format(context=files.render(), question=self._question) if files.files else self._question
+        parts: list[dict[str, Any]] = [{"type": "image", "image": path} for path in self._images]
+        content = [*parts, {"type": "text", "text": text}] if parts else text
+        try:
+            return self.llm.encode_chat([{"role": "user", "content": content}])
+        except InputError as error:
+            if about := _IMAGE.match(error.field):
+                raise InputError("--image", f"{self._images[int(about[1])]}: {error.message}") from error
+            if self._images and error.field == "messages":
+                raise InputError("--image", error.message) from error
+            raise
+
+
+def _fit(asked: _Question, files: Collection, room: int, fit: bool) -> tuple[Collection, Prompt]:
     """The files that fit and the prompt that they make.
 
     Raises:
         InputError: they are more than the window; says how much too much, and which options help.
     """
-    prompt_ids = _encode(llm, files, question)
-    if len(prompt_ids) <= room:
-        return files, prompt_ids
+    prompt, window = asked.prompt(files), asked.llm.max_context
+    if (num_tokens := len(prompt.ids)) <= room:
+        return files, prompt
+    if not files.files:
+        raise InputError("--image", f"{num_tokens:,} tokens are more than fit beside the answer in {window:,}")
     if not fit:
         raise InputError(
             "--context",
-            f"{len(prompt_ids):,} tokens are {len(prompt_ids) - room:,} more than fit beside the answer in the "
-            f"window of {llm.max_context:,}; name fewer files, let --fit leave out the last ones, or set --window "
+            f"{num_tokens:,} tokens are {num_tokens - room:,} more than fit beside the answer in the "
+            f"window of {window:,}; name fewer files, let --fit leave out the last ones, or set --window "
             "to read past what the model was trained for",
         )
     fewest, most = 0, len(files.files)  # the first `fewest` files fit, the first `most` don't
     while most - fewest > 1:
         middle = (fewest + most) // 2
-        fits = len(_encode(llm, _first(files, middle), question)) <= room
+        fits = len(asked.prompt(_first(files, middle)).ids) <= room
         fewest, most = (middle, most) if fits else (fewest, middle)
     if not fewest:
-        raise InputError(
-            "--context", f"{files.files[0].path} alone is more than the window of {llm.max_context:,} tokens"
-        )
+        raise InputError("--context", f"{files.files[0].path} alone is more than the window of {window:,} tokens")
     click.echo(f"left out to fit: {', '.join(file.path for file in files.files[fewest:])}", err=True)
     kept = _first(files, fewest)
-    return kept, _encode(llm, kept, question)
+    return kept, asked.prompt(kept)
 
 
 def _first(files: Collection, count: int) -> Collection:
     return Collection(files.files[:count], files.skipped)
-
-
-def _encode(llm: LLM, files: Collection, question: str) -> list[int]:
-    content = _QUESTION.format(context=files.render(), question=question)
-    return llm.encode_chat([{"role": "user", "content": content}])
 
 
 def _tell_skipped(files: Collection) -> None:

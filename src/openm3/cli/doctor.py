@@ -23,13 +23,14 @@ def doctor() -> None:
     from openm3.kernels.linear import PackedLinear
 
     linear = PackedLinear(torch.zeros(16, 16, dtype=torch.bfloat16))
-    kernels = backend.BACKENDS[0]
+    kernels = backend.choose()
     if kernels == "native":
         kernels += f" ({backend.native().isa()})"
     lines = {
         "openm3": f"{__version__}, Python {platform.python_version()}, torch {torch.__version__}",
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "kernels": kernels,
+        "GPU": _gpu(),
         "linear layers": f"bf16 weights in {linear.layout} layout",
         "models": str(hub.home()),
     }
@@ -37,3 +38,18 @@ def doctor() -> None:
         click.echo(f"{name:14} {value}")
     if reason := backend.why_not_native():
         click.echo(f"no native kernels: {reason}; install again with a C++ compiler (GCC or Clang)")
+
+
+def _gpu() -> str:
+    """The GPU, its kernels and where the sizes of their tiles come from."""
+    import torch
+
+    from openm3.kernels import backend, gpu_tuning
+
+    if not torch.cuda.is_available():
+        return "none that torch sees"
+    device = backend.choose_device("cuda")
+    name, capability = torch.cuda.get_device_name(device), "{}.{}".format(*torch.cuda.get_device_capability(device))
+    if "triton" not in backend.BACKENDS:
+        return f"{name}, not used: Triton is not installed"
+    return f"{name} (compute capability {capability}), triton kernels, {gpu_tuning.origin(device)}"

@@ -36,14 +36,15 @@ def generate(
     params = sampling_options.params()
     text = prompt if prompt is not None else _stdin()
     llm = model_options.load()
-    prompt_ids = llm.encode_chat([{"role": "user", "content": text}]) if as_chat else llm.encode(text)
-    answer = show_answer(llm, prompt_ids, params, echo=not as_json)
+    encoded = llm.encode_chat([{"role": "user", "content": text}]) if as_chat else llm.encode(text)
+    answer = show_answer(llm, encoded, params, echo=not as_json)
     if as_json:
         click.echo(
             json.dumps(
                 {
                     "model": llm.name,
                     "text": answer.text,
+                    **({"thinking": answer.thinking} if answer.thinking else {}),
                     "token_ids": answer.token_ids,
                     "finish_reason": answer.finish_reason,
                     "stats": asdict(answer.stats),

@@ -22,17 +22,20 @@ _LARGE = ("m3", "m3.1")
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed gives the same weights.")
 @click.option("--really", is_flag=True, help="Write m3 and m3.1 too: 854 GB each. Without it their sizes are printed.")
 def new(path: Path, name: str, seed: int, really: bool) -> None:
-    """Write a randomly initialised M3 checkpoint to PATH, for tests and training: configuration and weights.
+    """Write a randomly initialised M3 checkpoint to PATH, for tests and training.
+
+    Configuration, weights, and a tokenizer of bytes and M3's special tokens: a folder that every command opens.
 
     \b
     Examples:
-      openm3 new --preset small ./small
+      openm3 new --preset tiny ./tiny && openm3 ask -m ./tiny -c README.md --fit "What is this?"
       openm3 new --preset m3 ./m3
     """
     import torch
 
     from openm3.model.create import write_checkpoint
     from openm3.model.plan import parameter_shapes, plan_memory
+    from openm3.text.byte_level import write_byte_tokenizer
 
     raw = preset(name)
     config = ModelConfig.from_hf(raw)
@@ -62,4 +65,5 @@ def new(path: Path, name: str, seed: int, really: bool) -> None:
         )
     with Progress(f"writing {path}", "bytes") as progress:
         write_checkpoint(path, raw, seed=seed, on_progress=progress.update)
+    write_byte_tokenizer(path, config.vocab_size)
     click.echo(path)

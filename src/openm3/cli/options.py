@@ -32,6 +32,7 @@ class ModelOptions:
     index: Literal["auto", "int8", "exact"]
     dtype: Literal["bfloat16", "float32"]
     weights: Literal["bf16", "packed"]
+    device: Literal["cpu", "cuda"] | None
     backend: str | None
     threads: int | None
 
@@ -49,6 +50,7 @@ class ModelOptions:
             index=self.index,
             dtype=self.dtype,
             weights=self.weights,
+            device=self.device,
             backend=self.backend,
         )
 
@@ -114,7 +116,10 @@ _MODEL_OPTIONS = (
                  help="Of weights and cache."),
     click.option("--weights", type=click.Choice(["bf16", "packed"]), default="bf16", show_default=True,
                  help="Dequantise an MXFP8 checkpoint when it is loaded, or at each use: half the memory, more work."),
-    click.option("--backend", metavar="NAME", help="Kernels: native, torch or reference. Default: the best."),
+    click.option("--device", type=click.Choice(["cpu", "cuda"]),
+                 help="Where weights and cache lie. Default: a GPU where there is one."),
+    click.option("--backend", metavar="NAME",
+                 help="Kernels: triton, native, torch, reference. Default: the best that is there."),
     click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with. Default: one a core."),
 )  # fmt: skip
 

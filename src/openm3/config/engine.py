@@ -22,12 +22,14 @@ class EngineConfig:
         index: how the keys that blocks are chosen by are scanned: "exact" in the cache's dtype, "int8" in 8 bits with
             bounds, which chooses the same blocks and reads half as much; "auto" is "int8" where it pays.
         dtype: of weights and cache.
+        device: "cpu" or "cuda", where weights and cache lie; None: a GPU where there is one that our kernels run on.
         weights: "bf16" dequantises the weights of an MXFP8 checkpoint when they are loaded, "packed" at each use: half
             the memory, several times the work.
         backend: name of the kernel backend; None chooses the best that is there.
         cache_bytes: memory for keys and values; None: as much as one request of the full window needs,
             and at least 1 GiB. It is reserved at the start and taken as pages are first written.
         max_context: longest prompt and answer together, in tokens; None: the model's trained window.
+        prefix_cache: keep pages that nobody uses any more until their memory is needed, for prompts that begin alike.
         max_running: requests computed at once.
         prefill_chunk: tokens of a prompt read in one step. Chunks start at multiples of it, whatever
             else runs, so that load never changes how a prompt is computed.
@@ -38,10 +40,12 @@ class EngineConfig:
     sparse: SparseConfig = field(default_factory=SparseConfig)
     index: Literal["auto", "int8", "exact"] = "auto"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    device: Literal["cpu", "cuda"] | None = None
     weights: Literal["bf16", "packed"] = "bf16"
     backend: str | None = None
     cache_bytes: int | None = None
     max_context: int | None = None
+    prefix_cache: bool = True
     max_running: int = 64
     prefill_chunk: int = 512
     max_batch_tokens: int = 1024
@@ -53,6 +57,8 @@ class EngineConfig:
             raise InputError("index", f"must be 'auto', 'int8' or 'exact', got {self.index!r}")
         if self.dtype not in ("bfloat16", "float32"):
             raise InputError("dtype", f"must be 'bfloat16' or 'float32', got {self.dtype!r}")
+        if self.device not in ("cpu", "cuda", None):
+            raise InputError("device", f"must be 'cpu' or 'cuda', got {self.device!r}")
         if self.weights not in ("bf16", "packed"):
             raise InputError("weights", f"must be 'bf16' or 'packed', got {self.weights!r}")
         for name in ("cache_bytes", "max_context", "max_running", "prefill_chunk", "max_batch_tokens"):

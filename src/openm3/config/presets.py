@@ -11,7 +11,7 @@ def preset(name: str) -> dict[str, Any]:
     """The `config.json` of a preset, of a model without vision part.
 
     "m3" is the published text network (427 billion parameters) and "m3.1" the same with an index branch in every layer;
-    "small" has about 100 million parameters, "tiny" half a million and a vocabulary of bytes, for tests.
+    "small" has about 100 million parameters, "tiny" half a million and a vocabulary of bytes and M3's special tokens.
 
     Raises:
         KeyError: no such preset.
@@ -93,7 +93,7 @@ def _small() -> dict[str, Any]:
 
 def _tiny() -> dict[str, Any]:
     return {
-        "vocab_size": 258,
+        "vocab_size": 273,
         "hidden_size": 96,
         "num_hidden_layers": 3,
         "num_attention_heads": 8,

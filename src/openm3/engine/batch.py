@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from openm3.engine.scheduler import Chunk
 from openm3.kernels.paged import PagedBatch
@@ -22,4 +24,20 @@ def build_batch(chunks: Sequence[Chunk], page_size: int) -> Batch:
     )
     completes = torch.tensor([chunk.completes for chunk in chunks])
     last_rows = paged.query_start_B1[1:].long() - 1
-    return Batch(torch.tensor(token_ids), paged, last_rows[completes])
+    return Batch(torch.tensor(token_ids), paged, last_rows[completes], *_seen(chunks))
+
+
+def _seen(chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor] | tuple[None, None]:
+    """The batch's rows that stand for images and videos (int64 [M]), and their embeddings (fp32 [M, C])."""
+    rows: list[int] = []
+    embeddings: list[Tensor] = []
+    begin = 0  # the chunk's first row in the batch
+    for chunk in chunks:
+        places, seen_NC = chunk.request.places, chunk.request.seen_NC
+        first, last = bisect_left(places, chunk.start), bisect_left(places, chunk.stop)
+        if first < last:
+            assert seen_NC is not None, "images and videos are seen before they are read"
+            rows += [begin + place - chunk.start for place in places[first:last]]
+            embeddings.append(seen_NC[first:last])
+        begin += chunk.stop - chunk.start
+    return (torch.tensor(rows), torch.cat(embeddings)) if rows else (None, None)

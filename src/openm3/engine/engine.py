@@ -13,12 +13,14 @@ from openm3.engine.batch import build_batch
 from openm3.engine.output import Delta, Event, FinishReason, Progress
 from openm3.engine.pages import PagePool
 from openm3.engine.params import SamplingParams
+from openm3.engine.prompt import Prompt
 from openm3.engine.request import Request, State
 from openm3.engine.runner import Runner
 from openm3.engine.sampler import Sampled, sample
 from openm3.engine.scheduler import Chunk, Scheduler
 from openm3.errors import InputError
 from openm3.text.detokenize import Detokenizer, StopStrings
+from openm3.text.dialect import marker_ids
 from openm3.text.tokenizer import Tokenizer
 
 
@@ -42,16 +44,19 @@ class Engine:
 
     def __init__(self, runner: Runner, tokenizer: Tokenizer, config: EngineConfig) -> None:
         self.runner, self.tokenizer, self.config = runner, tokenizer, config
-        self.scheduler = Scheduler(config, PagePool(runner.num_pages, config.sparse.index_block_size))
+        pool = PagePool(runner.num_pages, config.sparse.index_block_size)
+        self.scheduler = Scheduler(config, pool, invariant=runner.invariant)
         self._answers: dict[str, _Answer] = {}
         self._names = itertools.count(1)
 
-    def add(self, prompt_ids: Sequence[int], params: SamplingParams) -> Request:
+    def add(self, prompt: Prompt | Sequence[int], params: SamplingParams) -> Request:
         """Queues a prompt; the caller may read the returned request and changes nothing in it.
 
         Raises:
             InputError: an empty prompt, a token outside the vocabulary, or more than the window or the cache holds.
         """
+        prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
+        prompt_ids = prompt.ids
         room = self.runner.max_context - len(prompt_ids)
         vocab_size = self.runner.decoder.config.vocab_size
         if not prompt_ids:
@@ -67,9 +72,11 @@ class Engine:
         if params.seed is None:
             params = replace(params, seed=int.from_bytes(os.urandom(7), "little"))
         max_tokens = min(room, params.max_tokens or room)
-        request = Request(f"request-{next(self._names)}", prompt_ids, params, max_tokens)
+        request = Request(f"request-{next(self._names)}", prompt_ids, params, max_tokens, prompt.media, prompt.places)
+        request.salt = b"".join(patches.digest for patches in prompt.media)
         self.scheduler.add(request)
-        self._answers[request.request_id] = _Answer(request, Detokenizer(self.tokenizer), StopStrings(params.stop))
+        detokenizer = Detokenizer(self.tokenizer, marker_ids(self.tokenizer, prompt.dialect))
+        self._answers[request.request_id] = _Answer(request, detokenizer, StopStrings(params.stop))
         return request
 
     def cancel(self, request: Request) -> None:
@@ -81,9 +88,19 @@ class Engine:
         chunks = self.scheduler.schedule()
         if not chunks:
             return []
+        for copy in self.scheduler.copies:
+            self.runner.copy_page(copy.source, copy.target)
+        self.scheduler.copies.clear()
+        self._see([chunk.request for chunk in chunks])
         logits_LV = self.runner.run(build_batch(chunks, self.scheduler.pool.page_size))
         completed = [chunk.request for chunk in chunks if chunk.completes]
         return self._commit(chunks, sample(logits_LV, completed, self.tokenizer.token_bytes))
+
+    def _see(self, requests: Sequence[Request]) -> None:
+        """Computes the embeddings of images and videos that are read for the first time, and lets the pixels go."""
+        for request in requests:
+            if request.media and request.places[-1] >= request.num_computed:  # else a known prefix holds them
+                request.seen_NC, request.media = self.runner.see(request.media), ()
 
     def _commit(self, chunks: list[Chunk], sampled: list[Sampled]) -> list[Event]:
         """Takes over what the step computed. `sampled` follows the chunks that complete their requests."""
@@ -92,7 +109,7 @@ class Engine:
         for chunk in chunks:
             request = chunk.request
             _count_blocks(chunk, self.scheduler.pool.page_size, self.config.topk)
-            request.num_computed = chunk.stop
+            self.scheduler.commit(chunk)
             if not request.output_ids:
                 events.append(Progress(request.request_id, chunk.stop, len(request.prompt_ids)))
             if chunk.completes:
@@ -123,6 +140,7 @@ class Engine:
     def _end(self, request: Request, reason: FinishReason) -> None:
         if request.state is not State.FINISHED:
             self.scheduler.finish(request, reason)
+            request.seen_NC, request.media = None, ()
             del self._answers[request.request_id]
 
 

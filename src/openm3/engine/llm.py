@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from openm3 import hub
 from openm3.config import EngineConfig
+from openm3.engine.conversation import Conversations
 from openm3.engine.engine import Engine
 from openm3.engine.output import Completion, Delta, Event, FinishReason, TokenLogprob
 from openm3.engine.params import SamplingParams
+from openm3.engine.prompt import Prompt
 from openm3.engine.request import Request
 from openm3.engine.runner import Runner
 from openm3.errors import ModelError
 from openm3.model.weights import Checkpoint, SafetensorsCheckpoint, open_checkpoint
-from openm3.text.template import ChatTemplate, encode_chat
+from openm3.text.parse import Answer, Part, collect
 from openm3.text.tokenizer import Tokenizer
 
 Message = Mapping[str, Any]
@@ -38,6 +40,7 @@ class LLM:
         name: what the model is called in answers.
         identity: 16 hex digits that differ for other weights files or configurations.
         engine: where requests run.
+        conversations: how messages become prompts.
 
     Raises:
         ModelError: the model is not there or can't be used.
@@ -56,30 +59,49 @@ class LLM:
                 f"{path}: the tokenizer has {self.tokenizer.vocab_size} tokens and the model only "
                 f"{checkpoint.config.vocab_size}"
             )
-        self.template = ChatTemplate(self.tokenizer.chat_template) if self.tokenizer.chat_template else None
         self.engine = Engine(Runner(checkpoint, self.config), self.tokenizer, self.config)
+        vision = self.engine.runner.vision
+        self.conversations = Conversations(self.tokenizer, vision.config if vision else None, self.max_context)
 
     @property
     def max_context(self) -> int:
         """The most tokens of a prompt and its answer together."""
         return self.engine.runner.max_context
 
+    @property
+    def can_see(self) -> bool:
+        """Whether messages may hold images and videos."""
+        return self.engine.runner.vision is not None
+
     def encode(self, text: str) -> list[int]:
         """Tokens of a plain prompt; names of control tokens in it are ordinary characters."""
         return self.tokenizer.encode(text, add_bos=self.tokenizer.adds_bos)
 
-    def encode_chat(self, messages: Sequence[Message]) -> list[int]:
-        """Tokens of a conversation, ready for the answer.
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking_mode: str | None = None,
+    ) -> Prompt:
+        """A conversation, ready for the answer.
+
+        Args:
+            messages: as in the OpenAI API. A content is text or a list of parts; a model that sees takes images and
+                videos among them, see `openm3.model.vision_prompt.encode_conversation`.
+            tools: what the model may call, as in the OpenAI API; where its chat template knows tool calls.
+            thinking_mode: "enabled", "disabled" or "adaptive"; where its chat template has these modes.
 
         Raises:
-            InputError: no messages, or the model has no chat template, or the template refuses them.
+            InputError: no messages, or the model has no chat template, or the template refuses them, or they ask for
+                what the model can't do; the field says where.
         """
-        return encode_chat(self.tokenizer, self.template, messages)
+        return self.conversations.encode(messages, tools=tools, thinking_mode=thinking_mode)
 
     def generate(
-        self, prompts: Sequence[str | Sequence[int]], params: SamplingParams | None = None
+        self, prompts: Sequence[str | Sequence[int] | Prompt], params: SamplingParams | None = None
     ) -> list[Completion]:
-        """Answers many prompts at once, in their order. A prompt is text or token ids."""
+        """Answers many prompts at once, in their order. A prompt is text, token ids, or a conversation's."""
         requests = [self._add(prompt, params) for prompt in prompts]
         open_, deltas = {request.request_id for request in requests}, dict[str, list[Delta]]()
         try:
@@ -92,14 +114,24 @@ class LLM:
         finally:
             for request in requests:
                 self.engine.cancel(request)
-        return [completion(request, deltas[request.request_id]) for request in requests]
+        return [
+            completion(request, deltas[request.request_id], parts_of(prompt, deltas[request.request_id]))
+            for prompt, request in zip(prompts, requests, strict=True)
+        ]
 
-    def chat(self, messages: Sequence[Message], params: SamplingParams | None = None) -> Completion:
-        """The answer to a conversation."""
-        return self.generate([self.encode_chat(messages)], params)[0]
+    def chat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking_mode: str | None = None,
+    ) -> Completion:
+        """The answer to a conversation; the arguments are those of `encode_chat`."""
+        return self.generate([self.encode_chat(messages, tools=tools, thinking_mode=thinking_mode)], params)[0]
 
     def stream(
-        self, prompt: str | Sequence[int], params: SamplingParams | None = None
+        self, prompt: str | Sequence[int] | Prompt, params: SamplingParams | None = None
     ) -> tuple[Request, Iterator[Event]]:
         """The request, and its events as they happen; closing the iterator cancels the request."""
         request = self._add(prompt, params)
@@ -112,20 +144,31 @@ class LLM:
         finally:
             self.engine.cancel(request)
 
-    def _add(self, prompt: str | Sequence[int], params: SamplingParams | None) -> Request:
-        prompt_ids = self.encode(prompt) if isinstance(prompt, str) else prompt
-        return self.engine.add(prompt_ids, params or SamplingParams())
+    def _add(self, prompt: str | Sequence[int] | Prompt, params: SamplingParams | None) -> Request:
+        return self.engine.add(self.encode(prompt) if isinstance(prompt, str) else prompt, params or SamplingParams())
 
 
-def completion(request: Request, deltas: Sequence[Delta]) -> Completion:
-    """A finished request as a whole answer."""
+def parts_of(prompt: object, deltas: Sequence[Delta]) -> list[Part]:
+    """The parts of a whole answer: of a conversation's by its dialect, else one text."""
+    texts = [delta.text for delta in deltas]
+    if not isinstance(prompt, Prompt):
+        return [Answer("".join(texts))]
+    parser = prompt.parser()
+    return [*(part for text in texts for part in parser.push(text)), *parser.finish()]
+
+
+def completion(request: Request, deltas: Sequence[Delta], parts: Iterable[Part]) -> Completion:
+    """A finished request as a whole answer, whose text was read as these parts."""
+    parsed = collect(parts, incomplete=False)
     logprobs: list[TokenLogprob] = [delta.logprob for delta in deltas if delta.logprob is not None]
     return Completion(
-        text="".join(delta.text for delta in deltas),
+        text=parsed.answer,
         token_ids=tuple(request.output_ids),
         finish_reason=request.finish_reason or FinishReason.CANCELLED,
         stats=request.stats(),
         logprobs=tuple(logprobs),
+        thinking=parsed.thinking,
+        tool_calls=parsed.calls,
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from openm3.text.parse import ToolCall
+
 
 class FinishReason(StrEnum):
     """Why an answer ended. Every accepted request ends with one of them."""
@@ -63,6 +65,7 @@ class Stats:
 
     Attributes:
         num_prompt, num_generated: tokens.
+        num_cached: of the prompt, tokens that an earlier request had read.
         queue_s, read_s, decode_s: seconds waited, until the first token since it started, and after it.
         blocks_read, blocks_visible: blocks of the context that its queries attended to, of those that
             causality let them see, summed over query tokens (per group and layer the same).
@@ -77,17 +80,26 @@ class Stats:
     blocks_read: int
     blocks_visible: int
     num_preempted: int = 0
+    num_cached: int = 0
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A whole answer."""
+    """A whole answer.
+
+    Attributes:
+        text: the answer to a plain prompt as it is; of a conversation without thinking, tool calls and markers.
+        thinking: what the model thought before it answered a conversation.
+        tool_calls: the tools that it calls.
+    """
 
     text: str
     token_ids: tuple[int, ...]
     finish_reason: FinishReason
     stats: Stats
     logprobs: tuple[TokenLogprob, ...] = ()
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 Event = Progress | Delta

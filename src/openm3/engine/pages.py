@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
+from collections.abc import Sequence
+
+from openm3.engine.prefix import Match, PrefixIndex
 
 
 class PagePool:
     """Hands out page ids, lowest first, so that the pages of a request tend to lie one after the other.
+
+    A page may have several users. One that nobody uses any more, and whose tokens are known, is idle: it is found
+    again by a prompt that begins with them, until its memory is needed. The page idle for the longest time goes first,
+    and of a request's pages the last, so that what is left is always the beginning of something.
 
     Args:
         num_pages: pages in the pool.
@@ -16,11 +24,14 @@ class PagePool:
     def __init__(self, num_pages: int, page_size: int) -> None:
         self.num_pages, self.page_size = num_pages, page_size
         self._free = list(range(num_pages))  # a heap
-        self._used: set[int] = set()
+        self._users: Counter[int] = Counter()
+        self._idle: dict[int, None] = {}  # the longest idle first
+        self._prefixes = PrefixIndex(page_size)
 
     @property
     def num_free(self) -> int:
-        return len(self._free)
+        """Pages that can be had, idle ones among them."""
+        return len(self._free) + len(self._idle)
 
     def pages_for(self, num_tokens: int) -> int:
         """Pages that hold this many tokens."""
@@ -28,21 +39,51 @@ class PagePool:
 
     def allocate(self, count: int) -> list[int]:
         """Takes pages; the caller has made sure that they are there."""
-        assert count <= len(self._free), f"{count} pages asked, {len(self._free)} free"
-        pages = [heapq.heappop(self._free) for _ in range(count)]
-        self._used.update(pages)
+        assert count <= self.num_free, f"{count} pages asked, {self.num_free} free"
+        pages = [heapq.heappop(self._free) if self._free else self._evict() for _ in range(count)]
+        self._users.update(pages)
         return pages
+
+    def match(self, tokens: Sequence[int], salt: bytes = b"") -> Match:
+        """See `PrefixIndex.match`."""
+        return self._prefixes.match(tokens, salt)
+
+    def share(self, pages: Sequence[int]) -> list[int]:
+        """Takes pages that a match has found."""
+        for page in pages:
+            self._idle.pop(page, None)
+        self._users.update(pages)
+        return list(pages)
+
+    def remember(self, page: int, parent: bytes, tokens: Sequence[int]) -> bytes | None:
+        """Says what a page holds, once nobody writes to it any more; see `PrefixIndex.add`."""
+        return self._prefixes.add(page, parent, tokens)
 
     def free(self, pages: list[int]) -> None:
         """Gives pages back and empties the list, so that nobody goes on using them."""
-        for page in pages:
-            self._used.remove(page)
-            heapq.heappush(self._free, page)
+        for page in reversed(pages):
+            assert self._users[page] > 0, f"page {page} is nobody's"
+            self._users[page] -= 1
+            if self._users[page]:
+                continue
+            del self._users[page]
+            if page in self._prefixes:
+                self._idle[page] = None
+            else:
+                heapq.heappush(self._free, page)
         pages.clear()
 
     def check(self, owned: list[list[int]]) -> None:
-        """Asserts that every page is free or has exactly one owner; `owned` are the lists of all owners."""
-        held = [page for pages in owned for page in pages]
-        assert len(held) == len(set(held)), "a page has two owners"
-        assert set(held) == self._used, "the pool and the owners disagree"
-        assert sorted([*self._free, *held]) == list(range(self.num_pages)), "a page is lost or doubled"
+        """Asserts that every page is free, idle or used, and by whom; `owned` are the lists of all users."""
+        for pages in owned:
+            assert len(pages) == len(set(pages)), "a request holds a page twice"
+        assert Counter(page for pages in owned for page in pages) == self._users, "the pool and the owners disagree"
+        everywhere = [*self._free, *self._idle, *self._users]
+        assert sorted(everywhere) == list(range(self.num_pages)), "a page is lost or doubled"
+        assert all(page in self._prefixes for page in self._idle), "an idle page holds nothing known"
+
+    def _evict(self) -> int:
+        page = next(iter(self._idle))
+        del self._idle[page]
+        self._prefixes.forget(page)
+        return page

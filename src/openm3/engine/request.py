@@ -6,9 +6,15 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import TYPE_CHECKING
 
 from openm3.engine.output import FinishReason, Stats
 from openm3.engine.params import SamplingParams
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from openm3.model.vision_patches import Patches
 
 
 class State(Enum):
@@ -27,9 +33,15 @@ class Request:
         prompt_ids: the prompt's tokens.
         params: how to sample; `seed` is set.
         max_tokens: the most tokens to generate, from the params and the window.
+        media: images and videos that are still to be seen; empty from its first step on.
+        places: where in `prompt_ids` their embeddings belong; ascending.
+        seen_NC: those embeddings (fp32, N places), from its first step to its end, whatever happens to its pages.
         output_ids: generated tokens.
         num_computed: tokens whose keys and values are in the cache.
+        num_cached: tokens of the prompt whose keys and values were there already.
         pages: the pages that hold them, in order.
+        chain: digests of the pages that are full and known to the prefix cache.
+        salt: what the tokens don't say, see `PrefixIndex.match`.
         blocks_read, blocks_visible: see `Stats`.
     """
 
@@ -37,10 +49,16 @@ class Request:
     prompt_ids: Sequence[int]
     params: SamplingParams
     max_tokens: int
+    media: tuple[Patches, ...] = ()
+    places: Sequence[int] = ()
+    seen_NC: Tensor | None = None
     state: State = State.WAITING
     output_ids: list[int] = field(default_factory=list)
     num_computed: int = 0
+    num_cached: int = 0
     pages: list[int] = field(default_factory=list)
+    chain: list[bytes] = field(default_factory=list)
+    salt: bytes = b""
     num_preempted: int = 0
     blocks_read: int = 0
     blocks_visible: int = 0
@@ -79,6 +97,7 @@ class Request:
         started = self.started_s or first
         return Stats(
             num_prompt=len(self.prompt_ids),
+            num_cached=self.num_cached,
             num_generated=len(self.output_ids),
             queue_s=started - self.arrived_s,
             read_s=first - started,

@@ -2,32 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from openm3.config import EngineConfig
 from openm3.errors import InputError
-from openm3.kernels.backend import choose
+from openm3.kernels.backend import choose, choose_device
 from openm3.kernels.select_blocks import QuantisedIndex
 from openm3.model.batch import Batch
 from openm3.model.cache import KVCache, page_bytes
+from openm3.model.vision_checkpoint import vision_of
+from openm3.model.vision_patches import Patches
 from openm3.model.weights import Checkpoint, load_decoder
 
 _SMALLEST_CACHE_BYTES = 1 << 30
 
 
 class Runner:
-    """A loaded decoder and its cache.
+    """A loaded decoder, its cache, and the vision part where the checkpoint has one.
 
     Args:
         checkpoint: the model's file or folder.
         config: the engine's.
 
     Attributes:
+        device: where weights and cache lie.
         backend: the kernel backend in use.
         index: "int8" or "exact", how block scores are scanned; None where every block is read.
         num_pages: pages in the cache.
+        invariant: whether a token's keys and values have the same bits in any batch, in prefill and decode: on the
+            native kernels in bfloat16. Matrix products of torch in fp32 add up in an order of their own for each size.
         max_context: longest prompt and answer together.
+        vision: None where the model can't see.
     """
 
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig) -> None:
@@ -36,7 +44,10 @@ class Runner:
             getattr(torch, config.dtype),
             config.sparse.index_block_size,
         )
-        self.backend = choose(config.backend, like=torch.empty(0, model.head_dim, dtype=dtype))
+        on_cpu = config.backend not in (None, "triton")  # the other backends run nowhere else
+        self.device = choose_device(config.device or ("cpu" if on_cpu else None))
+        self.backend = choose(config.backend, like=torch.empty(0, model.head_dim, dtype=dtype, device=self.device))
+        self.invariant = self.backend == "native" and dtype == torch.bfloat16
         self.max_context = config.max_context or model.max_position_embeddings
         self.index = self._choose_index(config)
         quantised = self.index == "int8"
@@ -44,11 +55,15 @@ class Runner:
         full_window = -(-self.max_context // page_size) * one_page
         cache_bytes = config.cache_bytes or max(full_window, _SMALLEST_CACHE_BYTES)
         self.num_pages = max(1, cache_bytes // one_page)
-        self.cache = KVCache.allocate(model, self.num_pages, page_size, dtype, quantised=quantised)
+        self.cache = KVCache.allocate(model, self.num_pages, page_size, dtype, self.device, quantised=quantised)
         sparse = config.sparse if config.attention == "sparse" else None
+        on_cpu = self.device.type == "cpu"
         self.decoder = load_decoder(
-            checkpoint, dtype, sparse=sparse, backend=self.backend, weights=config.weights, pack=True
+            checkpoint, dtype, sparse=sparse, backend=self.backend, weights=config.weights, pack=on_cpu
         )
+        if not on_cpu:
+            self.decoder.to(self.device).pack()
+        self.vision = vision_of(checkpoint, dtype)
 
     def _choose_index(self, config: EngineConfig) -> str | None:
         if config.attention != "sparse":
@@ -63,7 +78,21 @@ class Runner:
         return config.index
 
     @torch.inference_mode()
+    def copy_page(self, source: int, target: int) -> None:
+        """Copies keys, values and index keys of a page in all layers."""
+        for layer in self.cache.layers:
+            for cache in (layer.k_PRSD, layer.v_PRSD, layer.index_k_P1SC):
+                if cache is not None:
+                    cache[target] = cache[source]
+
+    @torch.inference_mode()
+    def see(self, media: Sequence[Patches]) -> Tensor:
+        """fp32 `[N, C]`: the embeddings of images and videos, one after the other."""
+        assert self.vision is not None, "a model without vision part was given images"
+        return torch.cat([self.vision.embed(patches) for patches in media])
+
+    @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
-        """fp32 `[L, vocab_size]` logits of the batch's `logit_rows_L`."""
-        logits_LV: Tensor = self.decoder(batch, self.cache)
-        return logits_LV
+        """fp32 `[L, vocab_size]` logits of the batch's `logit_rows_L`, on the CPU."""
+        logits_LV: Tensor = self.decoder(batch.to(self.device), self.cache)
+        return logits_LV.cpu()

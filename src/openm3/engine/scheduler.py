@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from openm3.config import EngineConfig
 from openm3.engine.output import FinishReason
 from openm3.engine.pages import PagePool
+from openm3.engine.prefix import Match
 from openm3.engine.request import Request, State
 from openm3.errors import InputError
 
@@ -32,16 +33,27 @@ class Chunk:
         return self.stop == self.request.num_tokens
 
 
+@dataclass(frozen=True)
+class Copy:
+    """The first tokens of page `source` go to page `target`, before the step's chunks are computed."""
+
+    source: int
+    target: int
+
+
 class Scheduler:
     """Keeps the waiting and the running requests, and hands out pages.
 
     Args:
         config: limits of a step.
         pool: the pages.
+        invariant: whether a token's keys and values have the same bits however it was computed. If not, only what was
+            computed as whole chunks of a prompt is used again, so that a known prefix changes no token.
     """
 
-    def __init__(self, config: EngineConfig, pool: PagePool) -> None:
-        self.config, self.pool = config, pool
+    def __init__(self, config: EngineConfig, pool: PagePool, *, invariant: bool = True) -> None:
+        self.config, self.pool, self.invariant = config, pool, invariant
+        self.copies: list[Copy] = []  # for the next step, in this order
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
 
@@ -77,9 +89,23 @@ class Scheduler:
         if request.state is State.FINISHED:
             return
         (self.running if request.state is State.RUNNING else self.waiting).remove(request)
-        self.pool.free(request.pages)
+        self._release(request)
         request.state, request.finish_reason = State.FINISHED, reason
         request.finished_s = time.perf_counter()
+
+    def commit(self, chunk: Chunk) -> None:
+        """The chunk is computed: pages that are full now become known."""
+        request, size = chunk.request, self.pool.page_size
+        request.num_computed = chunk.stop
+        if not self.config.prefix_cache:
+            return
+        whole_chunks = min(chunk.stop, len(request.prompt_ids)) // self.config.prefill_chunk * self.config.prefill_chunk
+        known = chunk.stop if self.invariant else whole_chunks
+        for page in range(len(request.chain), known // size):
+            tokens = request.tokens(page * size, (page + 1) * size)
+            digest = self.pool.remember(request.pages[page], self._parent(request), tokens)
+            assert digest is not None
+            request.chain.append(digest)
 
     def check(self) -> None:
         """Asserts the invariants of queue and pages."""
@@ -93,14 +119,50 @@ class Scheduler:
 
     def _admit(self) -> None:
         while self.waiting and len(self.running) < self.config.max_running:
-            needed = self.pool.pages_for(self.waiting[0].num_tokens)
+            request = self.waiting[0]
+            match = self._match(request)
+            request.pages.extend(self.pool.share(match.pages))
+            needed = self.pool.pages_for(request.num_tokens) - len(match.pages)
             if needed > self.pool.num_free:
+                self.pool.free(request.pages)
                 return  # strictly first come, first served: a long prompt is not overtaken for ever
-            request = self.waiting.popleft()
+            self.waiting.popleft()
             request.pages.extend(self.pool.allocate(needed))
+            request.chain[:] = match.chain
+            request.num_computed = len(match.pages) * self.pool.page_size + match.num_partial
+            if match.partial is not None:
+                self.copies.append(Copy(match.partial, request.pages[len(match.pages)]))
+            if not request.num_preempted:
+                request.num_cached = request.num_computed
             request.state = State.RUNNING
             request.started_s = request.started_s or time.perf_counter()
             self.running.append(request)
+
+    def _match(self, request: Request) -> Match:
+        if not self.config.prefix_cache:
+            return Match()
+        match = self.pool.match(request.tokens(0, request.num_tokens), request.salt)
+        if self.invariant:
+            return match
+        usable = len(match.pages)
+        while usable * self.pool.page_size % self.config.prefill_chunk:
+            usable -= 1
+        return Match(match.pages[:usable], match.chain[:usable])
+
+    def _parent(self, request: Request) -> bytes:
+        return request.chain[-1] if request.chain else request.salt
+
+    def _release(self, request: Request) -> None:
+        """Gives a request's pages back; the last one, not full, becomes known too."""
+        full = len(request.chain)
+        rest = request.tokens(full * self.pool.page_size, request.num_computed)
+        copies = [copy for copy in self.copies if copy.target not in request.pages]
+        is_there = len(copies) == len(self.copies)  # else the request gives way before its first tokens were copied
+        self.copies = copies
+        if self.config.prefix_cache and self.invariant and is_there and 0 < len(rest) < self.pool.page_size:
+            self.pool.remember(request.pages[full], self._parent(request), rest)
+        self.pool.free(request.pages)
+        request.chain.clear()
 
     def _next_length(self, request: Request) -> int:
         """Up to the next multiple of the chunk size, so that chunks fall alike whatever else runs."""
@@ -121,7 +183,7 @@ class Scheduler:
 
     def _preempt(self, request: Request) -> None:
         self.running.remove(request)
-        self.pool.free(request.pages)
+        self._release(request)
         request.num_computed = 0
         request.num_preempted += 1
         request.state = State.WAITING

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from openm3.engine.llm import LLM
 from openm3.engine.output import Delta, Event, FinishReason
 from openm3.engine.params import SamplingParams
+from openm3.engine.prompt import Prompt
 from openm3.engine.request import Request
 
 log = logging.getLogger(__name__)
@@ -30,8 +31,8 @@ class ServiceStatus:
 class _Stream:
     """One caller's end: events arrive from the engine's thread."""
 
-    def __init__(self, prompt_ids: Sequence[int], params: SamplingParams) -> None:
-        self.prompt_ids, self.params = prompt_ids, params
+    def __init__(self, prompt: Prompt | Sequence[int], params: SamplingParams) -> None:
+        self.prompt, self.params = prompt, params
         self.request: Request | None = None
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event | Exception] = asyncio.Queue()
@@ -88,7 +89,7 @@ class Service:
             len(scheduler.running), len(scheduler.waiting), scheduler.pool.num_free, scheduler.pool.num_pages
         )
 
-    async def stream(self, prompt_ids: Sequence[int], params: SamplingParams) -> AsyncGenerator[Event, None]:
+    async def stream(self, prompt: Prompt | Sequence[int], params: SamplingParams) -> AsyncGenerator[Event, None]:
         """Progress through the prompt, then the answer piece by piece; the last delta has a finish reason.
 
         Closing the generator cancels the request and frees its pages.
@@ -99,7 +100,7 @@ class Service:
         """
         if self._thread is None or self._closing:
             raise RuntimeError("the service is not running")
-        stream = _Stream(prompt_ids, params)
+        stream = _Stream(prompt, params)
         self._commands.put(lambda: self._add(stream))
         try:
             while True:
@@ -139,7 +140,7 @@ class Service:
 
     def _add(self, stream: _Stream) -> None:
         try:
-            stream.request = self.llm.engine.add(stream.prompt_ids, stream.params)
+            stream.request = self.llm.engine.add(stream.prompt, stream.params)
         except Exception as error:
             stream.send(error)
         else:

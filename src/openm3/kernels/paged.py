@@ -16,6 +16,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from openm3.kernels.device import DeviceBatch
+
 
 @dataclass(frozen=True)
 class Span:
@@ -59,7 +61,7 @@ class PagedBatch:
         page_table_BP: int32 `[B, most pages of a sequence]`, padded on the right with -1.
         page_size: tokens in a page.
 
-    All tensors are on the CPU: they steer the kernels and are not read by them in bulk.
+    All tensors are on the CPU: they steer the kernels and are not read by them in bulk. `on` copies them to a GPU.
     """
 
     query_start_B1: Tensor
@@ -147,3 +149,13 @@ class PagedBatch:
         """int64 `(page_T, offset_T)`: where every query token's own key lies."""
         pages = [s.pages[torch.arange(s.first_position, s.context_len) // self.page_size] for s in self.spans]
         return torch.cat(pages), self.positions_T % self.page_size
+
+    @cached_property
+    def _copies(self) -> dict[torch.device, DeviceBatch]:
+        return {}
+
+    def on(self, device: torch.device) -> DeviceBatch:
+        """This batch as the kernels of a GPU read it, copied there once."""
+        if device not in self._copies:
+            self._copies[device] = DeviceBatch.copy(self, device)
+        return self._copies[device]

@@ -45,3 +45,8 @@ class PlainLayout:
         padding = self.num_blocks * self.block_size - self.context_len
         padded = torch.nn.functional.pad(x_BRLD, (0, 0, 0, padding)) if padding else x_BRLD
         return padded.unflatten(2, (self.num_blocks, self.block_size)).transpose(1, 2).flatten(0, 1)
+
+    def from_pages(self, x_PRSD: Tensor) -> Tensor:
+        """`[B, R, L, D]`, what `to_pages` was given."""
+        x_BbRSD = x_PRSD.unflatten(0, (-1, self.num_blocks))
+        return x_BbRSD.transpose(1, 2).flatten(2, 3)[:, :, : self.context_len]

@@ -1,9 +1,13 @@
-"""What one forward pass reads. Letters: T packed tokens, L rows whose logits are wanted."""
+"""What one forward pass reads.
+
+Letters: T packed tokens, L rows whose logits are wanted, M rows that are seen, C hidden size.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from openm3.kernels.paged import PagedBatch
@@ -17,8 +21,17 @@ class Batch:
         token_ids_T: int64.
         paged: sequences, positions and pages.
         logit_rows_L: int64 rows of the tokens whose next-token logits are wanted.
+        seen_rows_M: int64 rows of the tokens that stand for images and videos; None where there are none.
+        seen_MC: fp32 embeddings of these rows, in the place of those of their token ids.
     """
 
     token_ids_T: Tensor
     paged: PagedBatch
     logit_rows_L: Tensor
+    seen_rows_M: Tensor | None = None
+    seen_MC: Tensor | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """The tokens and rows on a device; the kernels take `paged` there themselves."""
+        seen = [None if x is None else x.to(device) for x in (self.seen_rows_M, self.seen_MC)]
+        return Batch(self.token_ids_T.to(device), self.paged, self.logit_rows_L.to(device), *seen)

@@ -37,9 +37,16 @@ class KVCache:
 
     @classmethod
     def allocate(
-        cls, config: ModelConfig, num_pages: int, page_size: int, dtype: torch.dtype, *, quantised: bool = False
+        cls,
+        config: ModelConfig,
+        num_pages: int,
+        page_size: int,
+        dtype: torch.dtype,
+        device: torch.device | None = None,
+        *,
+        quantised: bool = False,
     ) -> KVCache:
-        """Reserves the pages; the system gives memory to a page when it is first written.
+        """Reserves the pages; on a CPU the system gives memory to a page when it is first written.
 
         `quantised` adds the keys that blocks are chosen by in 8 bits, in all layers that choose.
 
@@ -49,12 +56,12 @@ class KVCache:
         shape = (num_pages, config.num_key_value_heads, page_size, config.head_dim)
 
         def layer(number: int) -> LayerCache:
-            k, v = torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=dtype)
+            k, v = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
             if config.index is None:
                 return LayerCache(k, v, quantised=QuantisedIndex(k) if quantised else None)
             if not config.has_index(number):
                 return LayerCache(k, v)
-            index_k = torch.zeros((num_pages, 1, page_size, config.index.index_head_dim), dtype=dtype)
+            index_k = torch.zeros(num_pages, 1, page_size, config.index.index_head_dim, dtype=dtype, device=device)
             return LayerCache(k, v, index_k, QuantisedIndex(index_k) if quantised else None)
 
         try:

@@ -93,6 +93,7 @@ class Decoder(nn.Module):
                 module.gather()
             elif isinstance(module, RMSNorm):
                 module.pack()
+        self._inv_freq_E = self._inv_freq_E.to(self.embed_tokens.weight.device)
         return self.eval()
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
@@ -107,7 +108,9 @@ class Decoder(nn.Module):
     def hidden_states(self, batch: Batch, cache: KVCache) -> Tensor:
         """fp32 `[T, C]`: the stream after the last layer, before the final norm."""
         x_TC: Tensor = self.embed_tokens(batch.token_ids_T).float()
-        rotated = rotation(self._inv_freq_E, batch.paged.positions_T)
+        if batch.seen_rows_M is not None and batch.seen_MC is not None:
+            x_TC = x_TC.index_copy(0, batch.seen_rows_M, batch.seen_MC)
+        rotated = rotation(self._inv_freq_E, batch.paged.positions_T.to(self._inv_freq_E.device))
         for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
             x_TC = layer(x_TC, batch.paged, layer_cache, rotated)
         return x_TC

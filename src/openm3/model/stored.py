@@ -104,7 +104,7 @@ class StoredTensor:
         return out
 
     def _fill(self, values: Tensor, start: int) -> None:
-        left, opened = memoryview(values.numpy()), os.open(self.file, os.O_RDONLY)
+        left, opened = memoryview(values.numpy().data), os.open(self.file, os.O_RDONLY)
         try:
             while len(left):
                 count = os.preadv(opened, [left], start)

@@ -258,8 +258,8 @@ def has_nan(tensor: Tensor | MXFP8Weight) -> bool:
             int(bits.max()) == 0xFF or int(bits.view(torch.int8).max()) == 0x7F or int(tensor.scales_OB.max()) == 0xFF
         )
     if tensor.dtype == torch.bfloat16:  # numpy, which finds the largest number twice as fast as torch finds a sum
-        bits = tensor.detach().view(torch.int16).numpy()
-        return bool(bits.max() > 0x7F80 or bits.view("uint16").max() > 0xFF80)
+        numbers = tensor.detach().view(torch.int16).numpy()
+        return bool(numbers.max() > 0x7F80 or numbers.view("uint16").max() > 0xFF80)
     return bool(tensor.sum().isnan()) and bool(tensor.isnan().any())  # the sum is fast, but NaN of infinities too
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fastapi import Request, Response
@@ -12,11 +13,13 @@ from pydantic import BaseModel
 
 from openm3.engine.output import Delta, Event, FinishReason, TokenLogprob
 from openm3.engine.params import SamplingParams
+from openm3.engine.prompt import Prompt
 from openm3.server.disconnect import EventStream, until_disconnect
 from openm3.server.errors import ApiError, as_api_error
 from openm3.server.schema import response
 from openm3.server.schema.request import GenerationRequest
 from openm3.server.wording import Piece, Wording
+from openm3.text import parse
 
 if TYPE_CHECKING:
     from openm3.engine.service import Service
@@ -29,12 +32,18 @@ _FINISH_REASONS: dict[FinishReason | None, response.FinishReason | None] = {
 
 
 class Answer:
-    """The choices of one API request while they are generated: one for each prompt and each of `params`."""
+    """The choices of one API request while they are generated: one for each prompt and each of `params`.
 
-    def __init__(self, service: Service, prompts: Sequence[Sequence[int]], params: Sequence[SamplingParams]) -> None:
-        self._streams = [service.stream(prompt_ids, each) for prompt_ids in prompts for each in params]
+    A conversation's answer is read in its parts; what follows plain tokens is text.
+    """
+
+    def __init__(
+        self, service: Service, prompts: Sequence[Prompt | Sequence[int]], params: Sequence[SamplingParams]
+    ) -> None:
+        self._streams = [service.stream(prompt, each) for prompt in prompts for each in params]
+        self._parsers = [prompt.parser() if isinstance(prompt, Prompt) else None for prompt in prompts for _ in params]
         self._with_logprobs = params[0].logprobs is not None
-        self._num_prompt = sum(map(len, prompts))
+        self._num_prompt = sum(len(prompt.ids if isinstance(prompt, Prompt) else prompt) for prompt in prompts)
         self._num_generated = 0
 
     @property
@@ -67,10 +76,24 @@ class Answer:
                 self._num_generated += event.token_id is not None
                 if event.logprob:
                     held[index].append(event.logprob)
-                if event.text or event.finish_reason:
+                piece = self._piece(index, event)
+                if not piece.is_opening:
                     logprobs = tuple(held[index]) if self._with_logprobs else None
                     held[index].clear()
-                    yield Piece(index, event.text, logprobs, _FINISH_REASONS[event.finish_reason])
+                    yield replace(piece, logprobs=logprobs)
+
+    def _piece(self, index: int, event: Delta) -> Piece:
+        """What an event adds to its choice; an opening piece where that is nothing yet."""
+        parser, reason = self._parsers[index], _FINISH_REASONS[event.finish_reason]
+        if parser is None:
+            return Piece(index, event.text, None, reason)
+        parts = parser.push(event.text)
+        if reason:
+            parts += parser.finish()
+        if reason == "stop" and parser.num_calls:
+            reason = "tool_calls"
+        parsed = parse.collect(parts, incomplete=False)
+        return Piece(index, parsed.answer, None, reason, parsed.thinking, parsed.calls)
 
 
 async def respond(request: Request, asked: GenerationRequest, answer: Answer, wording: Wording) -> Response:

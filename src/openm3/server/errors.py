@@ -94,8 +94,8 @@ def _from_validation(failure: RequestValidationError) -> ApiError:
     order = {kind: rank for rank, kind in enumerate(_CODES)}
     error = min(failure.errors(), key=lambda error: order.get(error["type"], len(order)))
     location = error["loc"][1:]  # without "body"
-    if error["type"] == UNKNOWN_FIELD:
-        location = (*location, error["ctx"]["field"])
+    if name := error.get("ctx", {}).get("field"):  # of an error that the whole object raised
+        location = (*location, name)
     if not location:
         return ApiError(400, "the body must be a JSON object, sent as application/json", code="invalid_body")
     param = _path(location, failure.body)

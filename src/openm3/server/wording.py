@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from openm3.engine.output import TokenLogprob
 from openm3.server.schema.response import FinishReason, Usage
+from openm3.text.parse import ToolCall
 
 if TYPE_CHECKING:
     from openm3.engine.llm import LLM
@@ -31,17 +32,21 @@ class Piece:
         text: empty in a choice's first piece, which only says that its request was admitted.
         logprobs: of the tokens whose text this piece completes, if the request asked for them.
         finish_reason: set in the choice's last piece.
+        reasoning: what the model thinks before the text.
+        calls: the tools that it calls.
     """
 
     index: int
     text: str = ""
     logprobs: tuple[TokenLogprob, ...] | None = None
     finish_reason: FinishReason | None = None
+    reasoning: str = ""
+    calls: tuple[ToolCall, ...] = ()
 
     @property
     def is_opening(self) -> bool:
-        """Whether this is its choice's first piece; every other one has a text or a reason."""
-        return not self.text and self.finish_reason is None
+        """Whether this is its choice's first piece; every other one says something or has a reason."""
+        return not (self.text or self.reasoning or self.calls or self.finish_reason)
 
     @staticmethod
     def join(pieces: list[Piece]) -> Piece:
@@ -51,6 +56,8 @@ class Piece:
         return replace(
             last,
             text="".join(piece.text for piece in pieces),
+            reasoning="".join(piece.reasoning for piece in pieces),
+            calls=tuple(chain.from_iterable(piece.calls for piece in pieces)),
             logprobs=None if last.logprobs is None else tuple(logprobs),
         )
 

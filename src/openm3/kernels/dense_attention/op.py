@@ -11,9 +11,11 @@ from torch import Tensor
 from openm3.kernels import checks
 from openm3.kernels.backend import choose
 from openm3.kernels.dense_attention import cpu, reference, torch_path
+from openm3.kernels.lazy import lazy
 from openm3.kernels.paged import PagedBatch
 
 _IMPLEMENTATIONS = {
+    "triton": lazy("openm3.kernels.dense_attention.gpu", "dense_attention"),
     "native": cpu.dense_attention,
     "torch": torch_path.dense_attention,
     "reference": reference.dense_attention,

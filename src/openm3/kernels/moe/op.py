@@ -16,7 +16,8 @@ from openm3.kernels.moe import reference, torch_path
 Weight = Tensor | MXFP8Weight
 
 _CHOOSE = {
-    "native": torch_path.choose_experts,  # no native code: torch's own operations
+    "triton": torch_path.choose_experts,  # no code of their own: torch's operations
+    "native": torch_path.choose_experts,
     "torch": torch_path.choose_experts,
     "reference": reference.choose_experts,
 }

@@ -9,7 +9,12 @@ from openm3.kernels import checks
 from openm3.kernels.backend import choose
 from openm3.kernels.rms_norm import cpu, reference, torch_path
 
-_IMPLEMENTATIONS = {"native": cpu.rms_norm, "torch": torch_path.rms_norm, "reference": reference.rms_norm}
+_IMPLEMENTATIONS = {
+    "triton": torch_path.rms_norm,  # torch's own operation on a GPU
+    "native": cpu.rms_norm,
+    "torch": torch_path.rms_norm,
+    "reference": reference.rms_norm,
+}
 
 
 def rms_norm(x_TC: Tensor, weight_C: Tensor, eps: float, dtype: torch.dtype, *, backend: str = "torch") -> Tensor:

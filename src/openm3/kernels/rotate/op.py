@@ -14,6 +14,7 @@ from openm3.kernels.paged import PagedBatch
 from openm3.kernels.rotate import cpu, reference, torch_path
 
 _IMPLEMENTATIONS = {
+    "triton": torch_path.rotate_and_write,  # torch's own operations on a GPU
     "native": cpu.rotate_and_write,
     "torch": torch_path.rotate_and_write,
     "reference": reference.rotate_and_write,

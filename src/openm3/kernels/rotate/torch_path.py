@@ -23,7 +23,7 @@ def rotate_and_write(
     turned_TXD = torch.cat(
         (first_TXE * cos_T1E - second_TXE * sin_T1E, second_TXE * cos_T1E + first_TXE * sin_T1E), dim=-1
     ).to(heads_TXD.dtype)
-    page_T, offset_T = batch.slots
+    page_T, offset_T = batch.on(k_cache_PRSD.device).slots
     k_cache_PRSD[page_T, :, offset_T] = turned_TXD[:, -num_kv_heads:]
     v_cache_PRSD[page_T, :, offset_T] = v_TRD
     return turned_TXD[:, :-num_kv_heads]

@@ -11,11 +11,13 @@ from torch import Tensor
 from openm3.config import SparseConfig
 from openm3.kernels import checks
 from openm3.kernels.backend import choose
+from openm3.kernels.lazy import lazy
 from openm3.kernels.paged import PagedBatch
 from openm3.kernels.select_blocks import cpu, reference, torch_path
 from openm3.kernels.select_blocks.quantised import QuantisedIndex
 
 _IMPLEMENTATIONS = {
+    "triton": lazy("openm3.kernels.select_blocks.gpu", "select_blocks"),
     "native": cpu.select_blocks,
     "torch": torch_path.select_blocks,
     "reference": reference.select_blocks,

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from openm3.kernels import checks
 from openm3.kernels.backend import choose
+from openm3.kernels.lazy import lazy
 from openm3.kernels.paged import PagedBatch
 from openm3.kernels.sparse_attention import cpu, reference, torch_path
 
 _IMPLEMENTATIONS = {
+    "triton": lazy("openm3.kernels.sparse_attention.gpu", "sparse_attention"),
     "native": cpu.sparse_attention,
     "torch": torch_path.sparse_attention,
     "reference": reference.sparse_attention,

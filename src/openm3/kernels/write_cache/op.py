@@ -12,6 +12,7 @@ from openm3.kernels.paged import PagedBatch
 from openm3.kernels.write_cache import reference, torch_path
 
 _IMPLEMENTATIONS = {
+    "triton": torch_path.write_cache,  # torch's own operation on a GPU
     "native": torch_path.write_cache,  # no native code: torch's own operations
     "torch": torch_path.write_cache,
     "reference": reference.write_cache,

@@ -8,5 +8,5 @@ from openm3.kernels.paged import PagedBatch
 
 
 def write_cache(new_THD: Tensor, cache_PHSD: Tensor, batch: PagedBatch) -> None:
-    page_T, offset_T = batch.slots
+    page_T, offset_T = batch.on(cache_PHSD.device).slots
     cache_PHSD[page_T, :, offset_T] = new_THD

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from fastapi import APIRouter, Request, Response
 
@@ -16,6 +17,7 @@ from openm3.server.routes.models import check_model
 from openm3.server.schema import chat
 from openm3.server.schema.response import ErrorResponse, Usage
 from openm3.server.wording import Piece, Wording, finite, readable
+from openm3.text import parse
 
 if TYPE_CHECKING:
     from openm3.engine.llm import LLM
@@ -39,15 +41,22 @@ def router(service: Service) -> APIRouter:
             max_tokens=asked.max_completion_tokens or asked.max_tokens,
             logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
         )
-        messages = [message.for_template() for message in asked.messages]
-        prompt_ids = await asyncio.to_thread(llm.encode_chat, messages)
         try:
-            return await respond(request, asked, Answer(service, [prompt_ids], params), ChatWording(llm))
+            prompt = await asyncio.to_thread(
+                llm.encode_chat,
+                [message.for_template() for message in asked.messages],
+                tools=asked.offered_tools(),
+                thinking_mode=asked.thinking.type if asked.thinking else None,
+            )
+            return await respond(request, asked, Answer(service, [prompt], params), ChatWording(llm))
         except InputError as error:
-            # What the engine knows as a prompt, the caller knows as messages.
-            raise InputError("messages" if error.field == "prompt" else error.field, error.message) from error
+            raise InputError(_FIELDS.get(error.field, error.field), error.message) from error
 
     return routes
+
+
+# What the engine knows under the first name, the caller knows under the second.
+_FIELDS = {"prompt": "messages", "thinking_mode": "thinking"}
 
 
 class ChatWording(Wording):
@@ -60,7 +69,11 @@ class ChatWording(Wording):
         if piece.is_opening:
             delta = chat.MessageDelta(role="assistant", content="")
         else:
-            delta = chat.MessageDelta(content=piece.text or None)
+            delta = chat.MessageDelta(
+                content=piece.text or None,
+                reasoning_content=piece.reasoning or None,
+                tool_calls=[chat.ToolCallDelta(**_call(call), index=call.index) for call in piece.calls] or None,
+            )
         choice = chat.ChunkChoice(
             index=piece.index,
             delta=delta,
@@ -80,10 +93,19 @@ def _choice(piece: Piece) -> chat.Choice:
     assert piece.finish_reason, "the service ended a stream without a reason"
     return chat.Choice(
         index=piece.index,
-        message=chat.AssistantMessage(content=piece.text),
+        message=chat.AssistantMessage(
+            content=None if piece.calls and not piece.text else piece.text,
+            reasoning_content=piece.reasoning or None,
+            tool_calls=[chat.ToolCall(**_call(call)) for call in piece.calls] or None,
+        ),
         logprobs=_logprobs(piece.logprobs),
         finish_reason=piece.finish_reason,
     )
+
+
+def _call(call: parse.ToolCall) -> dict[str, Any]:
+    function = chat.CalledFunction(name=call.name, arguments=call.arguments)
+    return {"id": f"call_{uuid4().hex}", "type": "function", "function": function}
 
 
 def _logprobs(logprobs: Iterable[TokenLogprob] | None) -> chat.Logprobs | None:

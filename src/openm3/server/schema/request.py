@@ -52,6 +52,16 @@ class RequestModel(BaseModel):
         return values
 
 
+def missing_field(name: str) -> PydanticCustomError:
+    """What a validator of an object raises where it lacks a field that it needs besides others."""
+    return PydanticCustomError("missing", "field required", {"field": name})
+
+
+def wrong_field(name: str, message: str) -> PydanticCustomError:
+    """What a validator of an object raises where a field doesn't fit to others."""
+    return PydanticCustomError("wrong_field", "{message}", {"field": name, "message": message})
+
+
 def _refuse_others(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     try:
         return validate(value)

@@ -1,0 +1,39 @@
+"""What a request begins with. No torch here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from openm3.text.dialect import PLAIN, Dialect
+from openm3.text.parse import AnswerParser
+
+if TYPE_CHECKING:
+    from openm3.model.vision_patches import Patches
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """Tokens, what the model sees among them, and how the answer is to be read.
+
+    Attributes:
+        ids: the tokens.
+        media: images and videos, in their order. All of them have the same placeholder ids: what compares prompts by
+            their tokens, as a cache of prefixes does, has to take each `Patches.digest` along.
+        places: where in `ids` the embeddings of `media` belong, one after the other; ascending.
+        dialect: the markers that the answer may hold.
+        thinking: `ids` end within thinking, and the answer goes on there.
+        tools: what the model was offered, as in an API request.
+    """
+
+    ids: Sequence[int]
+    media: tuple[Patches, ...] = ()
+    places: Sequence[int] = ()
+    dialect: Dialect = PLAIN
+    thinking: bool = False
+    tools: Sequence[Mapping[str, Any]] = ()
+
+    def parser(self) -> AnswerParser:
+        """A parser for one answer to this prompt."""
+        return AnswerParser(self.dialect, thinking=self.thinking, tools=self.tools)
