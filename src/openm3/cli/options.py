@@ -34,6 +34,7 @@ class ModelOptions:
     weights: Literal["bf16", "packed"]
     device: Literal["cpu", "cuda"] | None
     backend: str | None
+    tensor_parallel: int
     threads: int | None
 
     def engine_config(self) -> EngineConfig:
@@ -52,6 +53,7 @@ class ModelOptions:
             weights=self.weights,
             device=self.device,
             backend=self.backend,
+            tensor_parallel=self.tensor_parallel,
         )
 
     def load(self) -> LLM:
@@ -120,6 +122,8 @@ _MODEL_OPTIONS = (
                  help="Where weights and cache lie. Default: a GPU where there is one."),
     click.option("--backend", metavar="NAME",
                  help="Kernels: triton, native, torch, reference. Default: the best that is there."),
+    click.option("--tensor-parallel", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
+                 help="Compute the model in N processes, each with its part of it; on GPUs one each."),
     click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with. Default: one a core."),
 )  # fmt: skip
 

@@ -26,6 +26,8 @@ class EngineConfig:
         weights: "bf16" dequantises the weights of an MXFP8 checkpoint when they are loaded, "packed" at each use: half
             the memory, several times the work.
         backend: name of the kernel backend; None chooses the best that is there.
+        tensor_parallel: processes that compute the model together, each with its part of weights and cache; on GPUs
+            each has one of its own.
         cache_bytes: memory for keys and values; None: as much as one request of the full window needs,
             and at least 1 GiB. It is reserved at the start and taken as pages are first written.
         max_context: longest prompt and answer together, in tokens; None: the model's trained window.
@@ -43,6 +45,7 @@ class EngineConfig:
     device: Literal["cpu", "cuda"] | None = None
     weights: Literal["bf16", "packed"] = "bf16"
     backend: str | None = None
+    tensor_parallel: int = 1
     cache_bytes: int | None = None
     max_context: int | None = None
     prefix_cache: bool = True
@@ -61,7 +64,14 @@ class EngineConfig:
             raise InputError("device", f"must be 'cpu' or 'cuda', got {self.device!r}")
         if self.weights not in ("bf16", "packed"):
             raise InputError("weights", f"must be 'bf16' or 'packed', got {self.weights!r}")
-        for name in ("cache_bytes", "max_context", "max_running", "prefill_chunk", "max_batch_tokens"):
+        for name in (
+            "tensor_parallel",
+            "cache_bytes",
+            "max_context",
+            "max_running",
+            "prefill_chunk",
+            "max_batch_tokens",
+        ):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(name, f"must be at least 1, got {value}")

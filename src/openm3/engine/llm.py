@@ -15,7 +15,7 @@ from openm3.engine.output import Completion, Delta, Event, FinishReason, TokenLo
 from openm3.engine.params import SamplingParams
 from openm3.engine.prompt import Prompt
 from openm3.engine.request import Request
-from openm3.engine.runner import Runner
+from openm3.engine.workers import start_runner
 from openm3.errors import ModelError
 from openm3.model.weights import Checkpoint, SafetensorsCheckpoint, open_checkpoint
 from openm3.text.parse import Answer, Part, collect
@@ -59,7 +59,7 @@ class LLM:
                 f"{path}: the tokenizer has {self.tokenizer.vocab_size} tokens and the model only "
                 f"{checkpoint.config.vocab_size}"
             )
-        self.engine = Engine(Runner(checkpoint, self.config), self.tokenizer, self.config)
+        self.engine = Engine(start_runner(checkpoint, self.config), self.tokenizer, self.config)
         vision = self.engine.runner.vision
         self.conversations = Conversations(self.tokenizer, vision.config if vision else None, self.max_context)
 

@@ -13,6 +13,7 @@ from openm3.kernels.backend import choose, choose_device
 from openm3.kernels.select_blocks import QuantisedIndex
 from openm3.model.batch import Batch
 from openm3.model.cache import KVCache, page_bytes
+from openm3.model.parallel import Parallel
 from openm3.model.vision_checkpoint import vision_of
 from openm3.model.vision_patches import Patches
 from openm3.model.weights import Checkpoint, load_decoder
@@ -26,6 +27,8 @@ class Runner:
     Args:
         checkpoint: the model's file or folder.
         config: the engine's.
+        parallel: of several processes, which compute the model together; this one then has its part of weights and
+            cache.
 
     Attributes:
         device: where weights and cache lie.
@@ -38,7 +41,7 @@ class Runner:
         vision: None where the model can't see.
     """
 
-    def __init__(self, checkpoint: Checkpoint, config: EngineConfig) -> None:
+    def __init__(self, checkpoint: Checkpoint, config: EngineConfig, parallel: Parallel | None = None) -> None:
         model, dtype, page_size = (
             checkpoint.config,
             getattr(torch, config.dtype),
@@ -55,15 +58,22 @@ class Runner:
         full_window = -(-self.max_context // page_size) * one_page
         cache_bytes = config.cache_bytes or max(full_window, _SMALLEST_CACHE_BYTES)
         self.num_pages = max(1, cache_bytes // one_page)
-        self.cache = KVCache.allocate(model, self.num_pages, page_size, dtype, self.device, quantised=quantised)
+        part = model if parallel is None else parallel.part_of(model)
+        self.cache = KVCache.allocate(part, self.num_pages, page_size, dtype, self.device, quantised=quantised)
         sparse = config.sparse if config.attention == "sparse" else None
         on_cpu = self.device.type == "cpu"
         self.decoder = load_decoder(
-            checkpoint, dtype, sparse=sparse, backend=self.backend, weights=config.weights, pack=on_cpu
+            checkpoint,
+            dtype,
+            sparse=sparse,
+            backend=self.backend,
+            weights=config.weights,
+            pack=on_cpu,
+            parallel=parallel,
         )
         if not on_cpu:
             self.decoder.to(self.device).pack()
-        self.vision = vision_of(checkpoint, dtype)
+        self.vision = vision_of(checkpoint, dtype) if parallel is None or parallel.rank == 0 else None
 
     def _choose_index(self, config: EngineConfig) -> str | None:
         if config.attention != "sparse":
@@ -96,3 +106,8 @@ class Runner:
         """fp32 `[L, vocab_size]` logits of the batch's `logit_rows_L`, on the CPU."""
         logits_LV: Tensor = self.decoder(batch.to(self.device), self.cache)
         return logits_LV.cpu()
+
+    @torch.inference_mode()
+    def follow(self, batch: Batch) -> None:
+        """The same without logits, for processes whose share of the sums is what counts."""
+        self.decoder.hidden_states(batch.to(self.device), self.cache)

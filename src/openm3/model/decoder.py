@@ -7,9 +7,8 @@ lose more than all its matrix products, and they cost nothing beside them.
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -23,30 +22,39 @@ from openm3.model.linear import Embedding, FusedLinear, Linear
 from openm3.model.mlp import MLP
 from openm3.model.moe import Expert, SparseMoE
 from openm3.model.norm import RMSNorm
+from openm3.model.parallel import Parallel
 from openm3.model.rope import Rotation, inverse_frequencies, rotation
 
 
 class DecoderLayer(nn.Module):
     """Attention, then an MLP or experts, each behind an RMSNorm, each added to the stream."""
 
-    def __init__(self, config: ModelConfig, layer: int, sparse: SparseConfig | None, backend: str) -> None:
+    def __init__(
+        self, config: ModelConfig, layer: int, sparse: SparseConfig | None, backend: str, parallel: Parallel | None
+    ) -> None:
         super().__init__()
-        self.backend, self.has_experts = backend, config.has_experts(layer)
+        self.backend, self.has_experts, self._parallel = backend, config.has_experts(layer), parallel
         self.input_layernorm = RMSNorm(config.hidden_size, config)
         self.self_attn = Attention(config, sparse, config.has_index(layer), backend)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config)
         if self.has_experts:
-            self.block_sparse_moe = SparseMoE(config, backend)
+            self.block_sparse_moe = SparseMoE(config, backend, parallel)
         else:
             self.mlp = MLP(config.hidden_size, config.intermediate_size, config.swiglu)
 
     def forward(self, x_TC: Tensor, paged: PagedBatch, cache: LayerCache, rotation: Rotation) -> Tensor:
         dtype = cache.k_PRSD.dtype
         normed_TC = self.input_layernorm(x_TC, dtype, self.backend)
-        x_TC = self.self_attn(normed_TC, x_TC, paged, cache, rotation)
+        x_TC = self._added(x_TC, lambda stream_TC: self.self_attn(normed_TC, stream_TC, paged, cache, rotation))
         normed_TC = self.post_attention_layernorm(x_TC, dtype, self.backend)
         feed_forward = self.block_sparse_moe if self.has_experts else self.mlp
-        return cast(Tensor, feed_forward(normed_TC, x_TC))
+        return self._added(x_TC, lambda stream_TC: feed_forward(normed_TC, stream_TC))
+
+    def _added(self, stream_TC: Tensor, add: Callable[[Tensor], Tensor]) -> Tensor:
+        """The stream with what a block adds to it; of several processes, with the sum of their shares."""
+        if self._parallel is None:
+            return add(stream_TC)
+        return stream_TC + self._parallel.sum(add(torch.zeros_like(stream_TC)))
 
 
 class Decoder(nn.Module):
@@ -57,21 +65,34 @@ class Decoder(nn.Module):
         sparse: None for dense attention, else how blocks are chosen. A model with an index branch has its own way,
             which is what None means there.
         backend: kernel backend, see `kernels/backend.py`.
+        parallel: of several processes, which compute the model together; this one then has its part of the weights, and
+            the first one alone the head.
     """
 
-    def __init__(self, config: ModelConfig, sparse: SparseConfig | None = None, backend: str = "torch") -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        sparse: SparseConfig | None = None,
+        backend: str = "torch",
+        parallel: Parallel | None = None,
+    ) -> None:
         super().__init__()
+        if parallel is not None:
+            config = parallel.part_of(config)
         self.config, self.backend = config, backend
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(
-            DecoderLayer(config, i, _sparse_of(config, i, sparse), backend) for i in range(config.num_hidden_layers)
+            DecoderLayer(config, i, _sparse_of(config, i, sparse), backend, parallel)
+            for i in range(config.num_hidden_layers)
         )
         self.norm = RMSNorm(config.hidden_size, config)
-        self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
-        self.fused = (FusedLinear(self.lm_head, exact=True),)
+        self.fused: tuple[FusedLinear, ...] = ()
         self._inv_freq_E = inverse_frequencies(config)
-        if config.tie_word_embeddings:
-            self.lm_head.weight = self.embed_tokens.weight
+        if parallel is None or parallel.rank == 0:
+            self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
+            self.fused = (FusedLinear(self.lm_head, exact=True),)
+            if config.tie_word_embeddings:
+                self.lm_head.weight = self.embed_tokens.weight
 
     def pack(self) -> Decoder:
         """Lays all weights out for inference; call once, after loading."""
@@ -125,10 +146,15 @@ def _sparse_of(config: ModelConfig, layer: int, sparse: SparseConfig | None) -> 
     return config.index.sparse if config.has_index(layer) else None
 
 
-def empty_decoder(config: ModelConfig, sparse: SparseConfig | None = None, backend: str = "torch") -> Decoder:
+def empty_decoder(
+    config: ModelConfig,
+    sparse: SparseConfig | None = None,
+    backend: str = "torch",
+    parallel: Parallel | None = None,
+) -> Decoder:
     """A decoder whose parameters have shapes and no memory, for a loader to fill."""
     with torch.device("meta"), collector_paused():
-        return Decoder(config, sparse, backend)
+        return Decoder(config, sparse, backend, parallel)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from openm3.config import ModelConfig, MoEConfig, SwigluOAI
 from openm3.kernels.moe import PackedExperts, choose_experts
 from openm3.model.linear import FusedLinear, Linear
 from openm3.model.mlp import MLP
+from openm3.model.parallel import Parallel
 
 
 class Expert(nn.Module):
@@ -31,17 +32,18 @@ class SparseMoE(nn.Module):
     Args:
         config: the model's, with experts.
         backend: kernel backend.
+        parallel: of several processes, which have the experts among them; the result is then this one's share.
     """
 
-    def __init__(self, config: ModelConfig, backend: str) -> None:
+    def __init__(self, config: ModelConfig, backend: str, parallel: Parallel | None = None) -> None:
         super().__init__()
         moe, swiglu = cast(MoEConfig, config.moe), cast(SwigluOAI, config.swiglu)
         self.moe, self.swiglu, self.backend = moe, swiglu, backend
         self.gate = Linear(config.hidden_size, moe.num_local_experts, bias=False)
         self.e_score_correction_bias = nn.Parameter(torch.zeros(moe.num_local_experts))
-        self.experts = nn.ModuleList(
-            Expert(config.hidden_size, moe.expert_intermediate_size) for _ in range(moe.num_local_experts)
-        )
+        mine = range(moe.num_local_experts) if parallel is None else parallel.experts(moe.num_local_experts)
+        self._span = (mine.start, moe.num_local_experts)
+        self.experts = nn.ModuleDict({str(e): Expert(config.hidden_size, moe.expert_intermediate_size) for e in mine})
         self.shared_experts = MLP(config.hidden_size, moe.shared_intermediate_size, swiglu)
         self._joined: PackedExperts | None = None
 
@@ -64,9 +66,9 @@ class SparseMoE(nn.Module):
         return F.linear(x_TC.double(), self.gate.weight.double()).float()
 
     def _join(self) -> PackedExperts:
-        experts = cast(list[Expert], list(self.experts))
+        experts = cast(list[Expert], list(self.experts.values()))
         packed = [linear.packed for expert in experts for linear in expert.fused if linear.packed is not None]
         if packed:
-            return PackedExperts.of(packed[0::2], packed[1::2], self.gate.in_features, self.swiglu)
+            return PackedExperts.of(packed[0::2], packed[1::2], self.gate.in_features, self.swiglu, self._span)
         weights = ((expert.w1.weight, expert.w2.weight, expert.w3.weight) for expert in experts)
-        return PackedExperts(weights, self.swiglu, backend=self.backend)
+        return PackedExperts(weights, self.swiglu, backend=self.backend, span=self._span)

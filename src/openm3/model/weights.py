@@ -22,6 +22,7 @@ from openm3.model.decoder import Decoder, collector_paused, empty_decoder
 from openm3.model.gguf import GGUFCheckpoint
 from openm3.model.linear import FusedLinear
 from openm3.model.names import SCALE_SUFFIXES, Source, sources
+from openm3.model.parallel import Parallel
 from openm3.model.stored import Cut, StoredTensor, as_dtype, read_header
 
 _INDEX = "model.safetensors.index.json"
@@ -149,6 +150,7 @@ def load_decoder(
     backend: str = "torch",
     weights: Literal["bf16", "packed"] = "bf16",
     pack: bool = False,
+    parallel: Parallel | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Decoder:
     """A decoder with the checkpoint's weights.
@@ -160,6 +162,7 @@ def load_decoder(
         weights: "bf16" dequantises MXFP8 tensors, "packed" keeps them and dequantises at each use; that needs `pack`.
         pack: lay out the weights for inference, each as soon as it is read: a second copy is there of one weight a
             thread, no more.
+        parallel: of several processes, which compute the model together; only this one's part is read.
         on_progress: called with tensors read and tensors in all.
 
     Raises:
@@ -169,9 +172,12 @@ def load_decoder(
     Warns:
         UserWarning: a tensor holds NaN; the message names it.
     """
-    decoder = empty_decoder(checkpoint.config, sparse, backend)
+    decoder = empty_decoder(checkpoint.config, sparse, backend, parallel)
     expected = {name: p.shape for name, p in decoder.named_parameters()}  # a tied head is not named twice
-    for problem in problems(checkpoint, expected):
+    whole = expected
+    if parallel is not None:
+        whole = {name: p.shape for name, p in empty_decoder(checkpoint.config).named_parameters()}
+    for problem in problems(checkpoint, whole):
         raise ModelError(f"{checkpoint.path}: {problem}")
     keep = weights == "packed"
     if keep and not any(checkpoint.is_quantised(name) for name in checkpoint.names):
@@ -180,7 +186,8 @@ def load_decoder(
         raise InputError("weights", "'packed' computes in bfloat16; leave out dtype float32")
 
     def read(name: str, take: Take, *, quantised: bool = False) -> Tensor | MXFP8Weight:
-        tensor = checkpoint.read_quantised(name, take) if quantised else checkpoint.read(name, take)
+        cut = None if parallel is None else parallel.cut(expected[name], whole[name])
+        tensor = (checkpoint.read_quantised if quantised else checkpoint.read)(name, take, cut)
         if has_nan(tensor):
             warnings.warn(f"{checkpoint.path}: tensor {checkpoint.file_name(name)} holds NaN", stacklevel=2)
         if isinstance(tensor, MXFP8Weight):
@@ -205,7 +212,7 @@ def load_decoder(
 
     linears = list(decoder.fused_linears()) if pack else []
     name_of = {module: f"{name}.weight" for name, module in decoder.named_modules()}
-    tied = decoder.lm_head.weight is decoder.embed_tokens.weight
+    tied = checkpoint.config.tie_word_embeddings and bool(decoder.fused)
     packed = {name_of[part] for linear in linears for part in linear.parts}
     alone, done = [name for name in expected if name not in packed], 0
     for name in alone:

@@ -64,6 +64,8 @@ class PackedExperts:
         experts: w1, w2 and w3 of every expert: gate `[I, C]`, down `[C, I]`, up `[I, C]`.
         swiglu: the activation's numbers.
         backend: see `kernels/backend.py`.
+        span: where they are some of the model's experts, the first one's id and the number of all; chosen experts that
+            are not among them add nothing. None: they are all.
     """
 
     def __init__(
@@ -72,28 +74,35 @@ class PackedExperts:
         swiglu: SwigluOAI,
         *,
         backend: str = "torch",
+        span: tuple[int, int] | None = None,
     ) -> None:
         self._swiglu = swiglu
         self._plain: tuple[Tensor, ...] | None = None
         if choose(backend) == "reference":
             self._plain = tuple(map(_stack, zip(*experts, strict=True)))
-            self.num_experts, _, self.hidden_size = self._plain[0].shape
+            num_here, _, self.hidden_size = self._plain[0].shape
+            self.first_expert, self.num_experts = span or (0, num_here)
             return
         self._gate_up, self._down = [], []
         for w1, w2, w3 in experts:
             self._gate_up.append(PackedLinear(w1, w3, backend=backend))
             self._down.append(PackedLinear(w2, backend=backend))
             self.hidden_size = w1.shape[1]
-        self.num_experts = len(self._down)
+        self.first_expert, self.num_experts = span or (0, len(self._down))
 
     @classmethod
     def of(
-        cls, gate_up: Sequence[PackedLinear], down: Sequence[PackedLinear], hidden_size: int, swiglu: SwigluOAI
+        cls,
+        gate_up: Sequence[PackedLinear],
+        down: Sequence[PackedLinear],
+        hidden_size: int,
+        swiglu: SwigluOAI,
+        span: tuple[int, int],
     ) -> PackedExperts:
         """Experts that are laid out already: of each, w1 and w3 together, and w2."""
         packed = cls.__new__(cls)
         packed._swiglu, packed._plain, packed._gate_up, packed._down = swiglu, None, list(gate_up), list(down)
-        packed.num_experts, packed.hidden_size = len(down), hidden_size
+        (packed.first_expert, packed.num_experts), packed.hidden_size = span, hidden_size
         return packed
 
     def __call__(self, x_TC: Tensor, expert_ids_TK: Tensor, weights_TK: Tensor, *, add_to: Tensor) -> Tensor:
@@ -122,8 +131,8 @@ class PackedExperts:
         given = (x_TC, expert_ids_TK, weights_TK)
         if self._plain is not None:
             w1, w2, w3 = self._plain
-            return reference.experts(*given, w1, w2, w3, self._swiglu, add_to)
-        return torch_path.experts(*given, self._gate_up, self._down, self._swiglu, add_to)
+            return reference.experts(*given, w1, w2, w3, self._swiglu, self.first_expert, add_to)
+        return torch_path.experts(*given, self._gate_up, self._down, self._swiglu, self.first_expert, add_to)
 
 
 def _stack(weights: Sequence[Weight]) -> Tensor:

@@ -17,11 +17,15 @@ def experts(
     w2_ECI: Tensor,
     w3_EIC: Tensor,
     swiglu: SwigluOAI,
+    first_expert: int,
     add_to_TC: Tensor,
 ) -> Tensor:
     dtype = w1_EIC.dtype
     for t, x_C in enumerate(x_TC.to(dtype)):
-        for e, weight in zip(expert_ids_TK[t].tolist(), weights_TK[t], strict=True):
+        for expert_id, weight in zip(expert_ids_TK[t].tolist(), weights_TK[t], strict=True):
+            e = expert_id - first_expert
+            if not 0 <= e < len(w1_EIC):
+                continue
             gate_I, up_I = w1_EIC[e] @ x_C, w3_EIC[e] @ x_C
             hidden_I = (swiglu_oai(gate_I, up_I, swiglu) * weight).to(dtype)
             add_to_TC[t] += w2_ECI[e] @ hidden_I

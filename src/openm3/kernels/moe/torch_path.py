@@ -19,10 +19,15 @@ def experts(
     gate_up: Sequence[PackedLinear],
     down: Sequence[PackedLinear],
     swiglu: SwigluOAI,
+    first_expert: int,
     add_to_TC: Tensor,
 ) -> Tensor:
     num_tokens, num_chosen = expert_ids_TK.shape
     ids_N, order_N = expert_ids_TK.flatten().sort(stable=True)
+    here = slice(*torch.searchsorted(ids_N, ids_N.new_tensor([first_expert, first_expert + len(down)])).tolist())
+    ids_N, order_N = ids_N[here] - first_expert, order_N[here]
+    if not len(ids_N):
+        return add_to_TC
     token_N = order_N // num_chosen
     hit, counts = ids_N.unique_consecutive(return_counts=True)
     groups = list(zip(hit.tolist(), token_N.split(counts.tolist()), strict=True))
