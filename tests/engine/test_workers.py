@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from helpers.tiny import write_tiny_model
-from helpers.tiny_m3 import tiny_m3_config, write_tiny_m3
+from helpers.tiny_m3 import write_tiny_m3
 from openm3.config import EngineConfig
 from openm3.engine.llm import LLM
 from openm3.engine.params import SamplingParams

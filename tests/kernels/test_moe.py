@@ -49,6 +49,16 @@ def test_a_token_gives_the_same_in_any_company(dtype: torch.dtype) -> None:
     torch.testing.assert_close(whole, alone, atol=0 if dtype == torch.bfloat16 else 1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("backend", ["torch", "reference"])
+def test_parts_of_the_experts_add_up_to_all(backend: str) -> None:
+    w, x, (ids, share) = list(zip(*weights(torch.float32), strict=True)), torch.randn(T, C), routed()
+    whole = PackedExperts(w, SWIGLU, backend=backend)(x, ids, share, add_to=torch.zeros(T, C))
+    parts = torch.zeros(T, C)
+    for first, last in ((0, 3), (3, 15), (15, E)):
+        parts = PackedExperts(w[first:last], SWIGLU, backend=backend, span=(first, E))(x, ids, share, add_to=parts)
+    torch.testing.assert_close(parts, whole)
+
+
 def test_experts_without_tokens_are_not_touched() -> None:
     w1, w2, w3 = weights(torch.float32)
     for w in (w1, w2, w3):

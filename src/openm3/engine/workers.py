@@ -14,6 +14,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -218,7 +219,7 @@ def _to_plain(batch: Batch) -> tuple[Any, ...]:
 
 
 def _from_plain(*values: Any) -> Batch:
-    query_start, context_len, page_table, page_size, token_ids, rows, seen_rows, seen = (
-        torch.from_numpy(value) if hasattr(value, "dtype") else value for value in values
-    )
-    return Batch(token_ids, PagedBatch(query_start, context_len, page_table, page_size), rows, seen_rows, seen)
+    given: list[Any] = [torch.from_numpy(value) if isinstance(value, np.ndarray) else value for value in values]
+    query_start, context_len, page_table, page_size, token_ids, rows, seen_rows, seen = given
+    paged = PagedBatch(query_start, context_len, page_table, page_size)
+    return Batch(token_ids, paged, rows, seen_rows, seen)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -21,6 +22,13 @@ from openm3.errors import InputError
 from openm3.model.stored import Cut
 
 _TIMEOUT = timedelta(minutes=10)
+
+
+class Group(Protocol):
+    """What `torch.distributed` has of a group of processes, that we use."""
+
+    def allreduce(self, tensors: list[Tensor], /) -> Any:
+        """Begins to sum each tensor over all processes, in place; `wait()` of what it returns ends it."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +43,7 @@ class Parallel:
 
     rank: int
     size: int
-    group: dist.ProcessGroup
+    group: Group
 
     @classmethod
     def join(cls, rank: int, size: int, meeting: Path, device: torch.device, timeout: timedelta = _TIMEOUT) -> Parallel:
@@ -50,12 +58,12 @@ class Parallel:
         Raises:
             RuntimeError: the others didn't come in time.
         """
-        store = dist.FileStore(str(meeting), size)
+        store = dist.FileStore(str(meeting), size)  # type: ignore[attr-defined]
         if device.type == "cpu":
-            return cls(rank, size, dist.ProcessGroupGloo(store, rank, size, timeout))
+            return cls(rank, size, cast(Group, dist.ProcessGroupGloo(store, rank, size, timeout)))
         options = dist.ProcessGroupNCCL.Options()
         options._timeout = timeout
-        return cls(rank, size, dist.ProcessGroupNCCL(store, rank, size, options))
+        return cls(rank, size, cast(Group, dist.ProcessGroupNCCL(store, rank, size, options)))
 
     def sum(self, share: Tensor) -> Tensor:
         """The sum of all processes' shares, in place: the same bits in each."""
