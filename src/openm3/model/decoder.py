@@ -6,7 +6,9 @@ lose more than all its matrix products, and they cost nothing beside them.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -17,7 +19,7 @@ from openm3.kernels.paged import PagedBatch
 from openm3.model.attention import Attention
 from openm3.model.batch import Batch
 from openm3.model.cache import KVCache, LayerCache
-from openm3.model.linear import FusedLinear, Linear
+from openm3.model.linear import Embedding, FusedLinear, Linear
 from openm3.model.mlp import MLP
 from openm3.model.moe import Expert, SparseMoE
 from openm3.model.norm import RMSNorm
@@ -60,7 +62,7 @@ class Decoder(nn.Module):
     def __init__(self, config: ModelConfig, sparse: SparseConfig | None = None, backend: str = "torch") -> None:
         super().__init__()
         self.config, self.backend = config, backend
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(
             DecoderLayer(config, i, _sparse_of(config, i, sparse), backend) for i in range(config.num_hidden_layers)
         )
@@ -125,5 +127,17 @@ def _sparse_of(config: ModelConfig, layer: int, sparse: SparseConfig | None) -> 
 
 def empty_decoder(config: ModelConfig, sparse: SparseConfig | None = None, backend: str = "torch") -> Decoder:
     """A decoder whose parameters have shapes and no memory, for a loader to fill."""
-    with torch.device("meta"):
+    with torch.device("meta"), collector_paused():
         return Decoder(config, sparse, backend)
+
+
+@contextmanager
+def collector_paused() -> Iterator[None]:
+    """Keeps Python's cycle collector from looking through thousands of new modules again and again."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

@@ -11,7 +11,15 @@ from openm3.kernels.memory import Take
 
 
 class Linear(nn.Linear):
-    """Without random numbers where its weight has no memory: a model with experts has thousands of them."""
+    """Draws no random numbers where its weight has no memory: there are thousands of experts, and torch is slow at it."""
+
+    def reset_parameters(self) -> None:
+        if not self.weight.is_meta:
+            super().reset_parameters()
+
+
+class Embedding(nn.Embedding):
+    """The same: torch would import its decompositions for it, most of a second."""
 
     def reset_parameters(self) -> None:
         if not self.weight.is_meta:

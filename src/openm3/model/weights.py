@@ -18,7 +18,7 @@ from openm3.errors import InputError, ModelError
 from openm3.kernels.linear import MXFP8Weight
 from openm3.kernels.linear.mxfp8 import BLOCK
 from openm3.kernels.memory import Memory, Take, allocate
-from openm3.model.decoder import Decoder, empty_decoder
+from openm3.model.decoder import Decoder, collector_paused, empty_decoder
 from openm3.model.gguf import GGUFCheckpoint
 from openm3.model.linear import FusedLinear
 from openm3.model.names import SCALE_SUFFIXES, Source, sources
@@ -214,7 +214,7 @@ def load_decoder(
         _set(decoder, name, tensor)
     if tied:
         decoder.lm_head.weight = decoder.embed_tokens.weight
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+    with collector_paused(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for count in pool.map(pack_all, [linears[i : i + _TOGETHER] for i in range(0, len(linears), _TOGETHER)]):
             done += count
             if on_progress is not None:
