@@ -11,7 +11,7 @@ from openm3.kernels.memory import Take
 
 
 class Linear(nn.Linear):
-    """Draws no random numbers where its weight has no memory: there are thousands of experts, and torch is slow at it."""
+    """Draws no random numbers where its weight has no memory: torch is slow at it, and experts are thousands."""
 
     def reset_parameters(self) -> None:
         if not self.weight.is_meta:
