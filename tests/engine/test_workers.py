@@ -127,6 +127,7 @@ def test_no_process_outlives_the_first(llama: Path, tmp_path: Path, sent: signal
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        env={**os.environ, "TMPDIR": str(tmp_path)},
     ) as first:
         assert first.stdout is not None
         worker = int(first.stdout.readline())

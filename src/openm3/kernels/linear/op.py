@@ -60,11 +60,11 @@ class PackedLinear:
             self._weight = cpu.pack(*dense, gated=gated, take=take or allocate)
         elif self.layout == "onednn":
             self._weight = torch.ops.mkldnn._reorder_linear_weight(torch.cat(dense) if len(dense) > 1 else dense[0])
-        elif take is not None or len(dense) > 1:
+        elif take is not None:
             rows = (sum(map(len, dense)), dense[0].shape[1])
-            self._weight = torch.cat(dense, out=empty(rows, self._dtype, take or allocate))
+            self._weight = torch.cat(dense, out=empty(rows, self._dtype, take))
         else:
-            self._weight = dense[0]
+            self._weight = torch.cat(dense) if len(dense) > 1 else dense[0]
 
     def __call__(self, x_TI: Tensor, *, add_to: Tensor | None = None) -> Tensor:
         """`[T, all outputs]` of `[T, I]`; x is rounded to the weights' dtype.
