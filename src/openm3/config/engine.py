@@ -27,7 +27,7 @@ class EngineConfig:
             the memory, several times the work.
         backend: name of the kernel backend; None chooses the best that is there.
         tensor_parallel: processes that compute the model together, each with its part of weights and cache; on GPUs
-            each has one of its own.
+            each has one of its own. They are spawned, so a script guards its main part with `__name__ == "__main__"`.
         cache_bytes: memory for keys and values; None: as much as one request of the full window needs,
             and at least 1 GiB. It is reserved at the start and taken as pages are first written.
         max_context: longest prompt and answer together, in tokens; None: the model's trained window.
