@@ -103,12 +103,14 @@ def test_what_can_not_be_split_is_refused(m3: Path, size: int, message: str) -> 
 
 
 SCRIPT = """
+import signal
 import sys
 from pathlib import Path
 from openm3.config import EngineConfig
 from openm3.engine.llm import LLM
 from openm3.engine.params import SamplingParams
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     llm = LLM(Path(sys.argv[1]), EngineConfig(dtype="float32", device="cpu", tensor_parallel=2))
     import multiprocessing
     print(*[child.pid for child in multiprocessing.active_children()], flush=True)
@@ -129,14 +131,17 @@ def test_no_process_outlives_the_first(llama: Path, tmp_path: Path, sent: signal
         start_new_session=True,
         env={**os.environ, "TMPDIR": str(tmp_path)},
     ) as first:
-        assert first.stdout is not None
-        worker = int(first.stdout.readline())
-        time.sleep(0.5)
-        if sent == signal.SIGINT:
-            os.killpg(first.pid, sent)
-        else:
+        try:
+            assert first.stdout is not None
+            worker = int(first.stdout.readline())
+            time.sleep(0.5)
+            if sent == signal.SIGINT:
+                os.killpg(first.pid, sent)
+            else:
+                first.kill()
+            assert first.wait(20) != 0
+        finally:
             first.kill()
-        assert first.wait(20) != 0
     deadline = time.monotonic() + 20
     while Path(f"/proc/{worker}").exists() and time.monotonic() < deadline:
         time.sleep(0.1)
