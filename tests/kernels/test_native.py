@@ -197,6 +197,14 @@ def test_the_environment_forces_an_instruction_set() -> None:
     assert "isa: expected avx512, avx2 or portable, got sse9" in refused
 
 
+@needs_native
+def test_blocks_that_are_too_large_are_refused_before_any_memory_is_touched() -> None:
+    x = build(Case(((1, 300),), page_size=272))
+    ids_TRN = torch.zeros((1, 2, 1), dtype=torch.int32)
+    with pytest.raises(ValueError, match="batch: native code reads blocks of at most 256, got 272"):
+        sparse_attention_lse(x.q_THD, x.k_cache, x.v_cache, ids_TRN, x.batch, backend="native")
+
+
 def test_without_the_module_torch_is_the_best_backend() -> None:
     script = """
 import sys

@@ -9,6 +9,7 @@ from openm3.kernels.backend import native
 from openm3.kernels.paged import PagedBatch
 
 DTYPES = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
+_LARGEST_BLOCK = 256  # kMaxKeys in native/attention_tile.h
 
 
 def attend(
@@ -30,6 +31,8 @@ def attend(
         k_cache_PRSD, v_cache_PRSD = k_cache_PRSD.contiguous(), v_cache_PRSD.contiguous()
     if block_ids_TRN is not None:
         block_ids_TRN = block_ids_TRN.contiguous()
+        if batch.page_size > _LARGEST_BLOCK:
+            raise ValueError(f"batch: native code reads blocks of at most {_LARGEST_BLOCK}, got {batch.page_size}")
     num_tokens, num_heads, head_size = q_THD.shape
     out_THD = torch.empty((num_tokens, num_heads, head_size), dtype=q_THD.dtype)
     page_stride, head_stride, slot_stride, _ = k_cache_PRSD.stride()

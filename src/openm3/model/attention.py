@@ -97,9 +97,10 @@ class Attention(nn.Module):
         qk_TXD, v_TRD = heads_TXD.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=1)
         norms = (self.q_norm, self.k_norm) if self.has_qk_norm else None
         q_THD, k_TRD = _norm_and_rotate(qk_TXD, self.num_heads, norms, rotation)
-        if not self.has_index or cache.index_k_P1SC is None:
+        if not self.has_index:
             write_cache((k_TRD, v_TRD), (cache.k_PRSD, cache.v_PRSD), paged, backend=self.backend)
             return q_THD, q_THD
+        assert cache.index_k_P1SC is not None, "the cache of a layer with an index branch has index keys"
         index_TXC = projected[:, num_main:].unflatten(-1, (-1, self.index_head_dim))
         norms = (self.index_q_norm, self.index_k_norm)
         index_q_TRC, index_k_T1C = _norm_and_rotate(index_TXC, self.num_kv_heads, norms, rotation)
