@@ -36,7 +36,8 @@ class Runner:
         index: "int8" or "exact", how block scores are scanned; None where every block is read.
         num_pages: pages in the cache.
         invariant: whether a token's keys and values have the same bits in any batch, in prefill and decode: on the
-            native kernels in bfloat16. Matrix products of torch in fp32 add up in an order of their own for each size.
+            native kernels in bfloat16, in one process. Products of torch in fp32, and sums over processes, add up in
+            an order of their own for each size.
         max_context: longest prompt and answer together.
         vision: None where the model can't see.
     """
@@ -47,10 +48,9 @@ class Runner:
             getattr(torch, config.dtype),
             config.sparse.index_block_size,
         )
-        on_cpu = config.backend not in (None, "triton")  # the other backends run nowhere else
-        self.device = choose_device(config.device or ("cpu" if on_cpu else None))
+        self.device = choose_device(config.device, config.backend)
         self.backend = choose(config.backend, like=torch.empty(0, model.head_dim, dtype=dtype, device=self.device))
-        self.invariant = self.backend == "native" and dtype == torch.bfloat16
+        self.invariant = self.backend == "native" and dtype == torch.bfloat16 and parallel is None
         self.max_context = config.max_context or model.max_position_embeddings
         self.index = self._choose_index(config)
         quantised = self.index == "int8"

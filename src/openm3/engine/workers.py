@@ -62,7 +62,7 @@ class Workers:
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig) -> None:
         size = config.tensor_parallel
         check_split(checkpoint.config, size)
-        device = choose_device(config.device or ("cpu" if config.backend not in (None, "triton") else None))
+        device = choose_device(config.device, config.backend)
         if device.type == "cuda" and torch.cuda.device_count() < size:
             raise InputError("tensor_parallel", f"there are {torch.cuda.device_count()} GPUs for {size} processes")
         threads = max(1, torch.get_num_threads() // size)

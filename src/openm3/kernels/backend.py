@@ -81,14 +81,14 @@ def _lack(name: str, like: Tensor | None) -> str:
     return ""
 
 
-def choose_device(name: str | None = None) -> torch.device:
-    """The named device, or a GPU that our kernels run on, or the CPU.
+def choose_device(name: str | None = None, backend: str | None = None) -> torch.device:
+    """The named device, or, where the named backend runs on one, a GPU that our kernels run on, or the CPU.
 
     Raises:
         InputError: a GPU is asked for and torch sees none.
     """
     if name is None:
-        name = "cuda" if _has_triton and torch.cuda.is_available() else "cpu"
+        name = "cuda" if _has_triton and backend in (None, "triton") and torch.cuda.is_available() else "cpu"
     if name == "cuda" and not torch.cuda.is_available():
         raise InputError("device", "torch sees no CUDA device here; use 'cpu'")
     return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
