@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from openm3.config import EngineConfig, SparseConfig
+from openm3.engine.cost import Work
 from openm3.engine.output import FinishReason
 from openm3.engine.pages import PagePool
 from openm3.engine.params import SamplingParams
@@ -103,6 +106,71 @@ def test_chunks_fall_alike_alone_and_in_a_crowd() -> None:
         return seen
 
     assert chunks_of("mine", 0) == chunks_of("mine", 3) == [(0, 32), (32, 64), (64, 75), (75, 76), (76, 77)]
+
+
+def paced(*, step_ms: int | None = 100, page_s: float, **changes: Any) -> tuple[Scheduler, Request]:
+    """A scheduler with a request that is answering, on a machine that needs `page_s` seconds for a page of anything."""
+    config = replace(CONFIG, prefill_chunk=64, max_batch_tokens=96, step_ms=step_ms, prefix_cache=False)
+    under_test = Scheduler(config, PagePool(64, PAGE), **changes)
+    answering = request("answering", 5, 200)
+    under_test.add(answering)
+    compute(under_test.schedule(), under_test)
+    for rows in (1, 8, PAGE, 64):
+        under_test.cost.learn(Work(rows, 0, 0), page_s * rows / PAGE)
+    return under_test, answering
+
+
+def read(under_test: Scheduler) -> list[tuple[str, int, int]]:
+    """What a step reads beside the answer."""
+    chunks = under_test.schedule()
+    compute(chunks, under_test)
+    return [(chunk.request.request_id, chunk.start, chunk.stop) for chunk in chunks[1:]]
+
+
+def test_beside_an_answer_a_step_reads_the_pages_that_fit_into_its_time() -> None:
+    under_test, _ = paced(page_s=0.030)
+    under_test.add(request("reading", 150, 1))
+    assert [read(under_test) for _ in range(4)] == [
+        [("reading", 0, 48)],  # the next page would end after 120 ms, and the answer's token takes 2
+        [("reading", 48, 64)],
+        [("reading", 64, 112)],
+        [("reading", 112, 128)],
+    ]
+
+
+def test_at_least_a_page_is_read_and_other_prompts_wait() -> None:
+    under_test, _ = paced(page_s=0.500)
+    under_test.add(request("first", 40, 1))
+    under_test.add(request("second", 40, 1))
+    assert [read(under_test) for _ in range(4)] == [
+        [("first", 0, 16)],
+        [("first", 16, 32)],
+        [("first", 32, 40)],
+        [("second", 0, 16)],
+    ]
+
+
+def test_what_is_left_of_a_steps_time_goes_to_the_next_prompt() -> None:
+    under_test, _ = paced(page_s=0.030)
+    under_test.add(request("first", 30, 1))
+    under_test.add(request("second", 40, 1))
+    assert read(under_test) == [("first", 0, 30), ("second", 0, 16)]
+
+
+def test_with_nobody_answering_chunks_are_whole() -> None:
+    under_test, answering = paced(page_s=0.500)
+    under_test.finish(answering, FinishReason.CANCELLED)
+    under_test.add(request("reading", 150, 1))
+    assert [(chunk.start, chunk.stop) for chunk in under_test.schedule()] == [(0, 64)]
+
+
+def test_where_kernels_are_not_invariant_prompts_are_cut_alike() -> None:
+    under_test, _ = paced(step_ms=None, page_s=0.500, invariant=False)
+    assert under_test.step_s is None
+    under_test.add(request("reading", 150, 1))
+    assert [read(under_test) for _ in range(2)] == [[("reading", 0, 64)], [("reading", 64, 128)]]
+    with pytest.raises(InputError, match="step_ms: needs kernels that compute a token alike in any chunk"):
+        paced(step_ms=100, page_s=0.500, invariant=False)
 
 
 def test_answers_go_on_while_a_prompt_is_read() -> None:

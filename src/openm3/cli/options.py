@@ -35,6 +35,7 @@ class ModelOptions:
     device: Literal["cpu", "cuda"] | None
     backend: str | None
     tensor_parallel: int
+    step_ms: int | None
     threads: int | None
 
     def engine_config(self) -> EngineConfig:
@@ -54,6 +55,7 @@ class ModelOptions:
             device=self.device,
             backend=self.backend,
             tensor_parallel=self.tensor_parallel,
+            step_ms=self.step_ms,
         )
 
     def load(self) -> LLM:
@@ -124,6 +126,9 @@ _MODEL_OPTIONS = (
                  help="Kernels: triton, native, torch, reference. Default: the best that is there."),
     click.option("--tensor-parallel", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
                  help="Compute the model in N processes, each with its part of it; on GPUs one each."),
+    click.option("--step-ms", type=click.IntRange(min=1), metavar="MS",
+                 help="How long a step may take while others are answering: prompts are read in pieces that fit. "
+                      "Default: 100 where that changes no token."),
     click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with. Default: one a core."),
 )  # fmt: skip
 

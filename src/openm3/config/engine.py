@@ -33,9 +33,12 @@ class EngineConfig:
         max_context: longest prompt and answer together, in tokens; None: the model's trained window.
         prefix_cache: keep pages that nobody uses any more until their memory is needed, for prompts that begin alike.
         max_running: requests computed at once.
-        prefill_chunk: tokens of a prompt read in one step. Chunks start at multiples of it, whatever
-            else runs, so that load never changes how a prompt is computed.
+        prefill_chunk: the most tokens of a prompt read in one step. Chunks end at multiples of it, so that where the
+            kernels are not invariant load never changes how a prompt is computed.
         max_batch_tokens: tokens computed in one step, all requests together.
+        step_ms: how long a step may take while somebody is answering; what is read beside is cut to whole pages that
+            fit into it, one at least. None: 100 where the kernels compute a token alike in any chunk (native, bfloat16,
+            one process); elsewhere prompts are always cut at multiples of `prefill_chunk`, and a time is an error.
     """
 
     attention: Literal["auto", "dense", "sparse"] = "auto"
@@ -52,6 +55,7 @@ class EngineConfig:
     max_running: int = 64
     prefill_chunk: int = 512
     max_batch_tokens: int = 1024
+    step_ms: int | None = None
 
     def __post_init__(self) -> None:
         if self.attention not in ("auto", "dense", "sparse"):
@@ -71,6 +75,7 @@ class EngineConfig:
             "max_running",
             "prefill_chunk",
             "max_batch_tokens",
+            "step_ms",
         ):
             value = getattr(self, name)
             if value is not None and value < 1:

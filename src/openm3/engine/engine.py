@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from openm3.config import EngineConfig
 from openm3.engine.batch import build_batch
+from openm3.engine.cost import Work
 from openm3.engine.output import Delta, Event, FinishReason, Progress
 from openm3.engine.pages import PagePool
 from openm3.engine.params import SamplingParams
@@ -40,10 +41,17 @@ class Engine:
         runner: the model.
         tokenizer: turns tokens to text and knows the end tokens.
         config: limits of a step.
+        clock: seconds from any start; what a step costs is measured with it.
     """
 
-    def __init__(self, runner: Runner, tokenizer: Tokenizer, config: EngineConfig) -> None:
-        self.runner, self.tokenizer, self.config = runner, tokenizer, config
+    def __init__(
+        self,
+        runner: Runner,
+        tokenizer: Tokenizer,
+        config: EngineConfig,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self.runner, self.tokenizer, self.config, self._clock = runner, tokenizer, config, clock
         pool = PagePool(runner.num_pages, config.sparse.index_block_size)
         self.scheduler = Scheduler(config, pool, invariant=runner.invariant)
         self._answers: dict[str, _Answer] = {}
@@ -92,7 +100,9 @@ class Engine:
             self.runner.copy_page(copy.source, copy.target)
         self.scheduler.copies.clear()
         self._see([chunk.request for chunk in chunks])
+        started = self._clock()
         logits_LV = self.runner.run(build_batch(chunks, self.scheduler.pool.page_size))
+        self.scheduler.cost.learn(sum((chunk.work for chunk in chunks), Work()), self._clock() - started)
         completed = [chunk.request for chunk in chunks if chunk.completes]
         return self._commit(chunks, sample(logits_LV, completed, self.tokenizer.token_bytes))
 

@@ -3,20 +3,28 @@
 Requests run in the order in which they came. A step computes the next token of everyone who is answering, then
 chunks of the prompts that are still being read. A request is admitted when the pages for all that is known of it are
 free; when an answer needs a page and none is free, the newest request gives its pages up and is computed again later.
+
+While somebody is answering, a step should not take longer than `step_s`: what is read beside is cut to whole pages that
+fit into it, by what steps have cost so far. That needs kernels for which it makes no difference how a prompt is cut.
 """
 
 from __future__ import annotations
 
 import time
+from bisect import bisect_right
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from openm3.config import EngineConfig
+from openm3.engine.cost import StepCost, Work
 from openm3.engine.output import FinishReason
 from openm3.engine.pages import PagePool
 from openm3.engine.prefix import Match
 from openm3.engine.request import Request, State
 from openm3.errors import InputError
+
+_STEP_MS = 100  # ten tokens a second are still read with ease
 
 
 @dataclass(frozen=True)
@@ -31,6 +39,11 @@ class Chunk:
     def completes(self) -> bool:
         """Whether the step computes the last known token, so that the next one can be sampled."""
         return self.stop == self.request.num_tokens
+
+    @property
+    def work(self) -> Work:
+        """What it is to compute it."""
+        return Work.of(self.start, self.stop)
 
 
 @dataclass(frozen=True)
@@ -48,11 +61,27 @@ class Scheduler:
         config: limits of a step.
         pool: the pages.
         invariant: whether a token's keys and values have the same bits however it was computed. If not, only what was
-            computed as whole chunks of a prompt is used again, so that a known prefix changes no token.
+            computed as whole chunks of a prompt is used again, so that a known prefix changes no token, and a prompt is
+            always cut alike, however long its chunks take.
+
+    Attributes:
+        step_s: how long a step may take while somebody is answering; None where prompts are always cut alike.
+        cost: how long steps take; the engine tells it.
+
+    Raises:
+        InputError: a time is given for steps, and prompts have to be cut alike.
     """
 
     def __init__(self, config: EngineConfig, pool: PagePool, *, invariant: bool = True) -> None:
+        if config.step_ms is not None and not invariant:
+            raise InputError(
+                "step_ms",
+                "needs kernels that compute a token alike in any chunk, the native ones in bfloat16 in one process; "
+                "leave it out here, or set prefill_chunk",
+            )
         self.config, self.pool, self.invariant = config, pool, invariant
+        self.step_s = (config.step_ms or _STEP_MS) / 1000 if invariant else None
+        self.cost = StepCost()
         self.copies: list[Copy] = []  # for the next step, in this order
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
@@ -76,12 +105,12 @@ class Scheduler:
         """The chunks of the next step; empty when nothing waits or runs."""
         self._admit()
         chunks: list[Chunk] = []
-        budget = self.config.max_batch_tokens
+        budget, work = self.config.max_batch_tokens, Work()
         for request in sorted(self.running, key=lambda request: not request.is_decoding):
-            length = self._next_length(request)
-            if request.state is State.RUNNING and length <= budget and self._grow(request):
+            length = self._next_length(request, chunks, work)
+            if request.state is State.RUNNING and 0 < length <= budget and self._grow(request):
                 chunks.append(Chunk(request, request.num_computed, request.num_computed + length))
-                budget -= length
+                budget, work = budget - length, work + chunks[-1].work
         return chunks
 
     def finish(self, request: Request, reason: FinishReason) -> None:
@@ -164,10 +193,22 @@ class Scheduler:
         self.pool.free(request.pages)
         request.chain.clear()
 
-    def _next_length(self, request: Request) -> int:
-        """Up to the next multiple of the chunk size, so that chunks fall alike whatever else runs."""
-        chunk = self.config.prefill_chunk
-        return min(chunk - request.num_computed % chunk, request.num_tokens - request.num_computed)
+    def _next_length(self, request: Request, before: Sequence[Chunk], work: Work) -> int:
+        """Up to the next multiple of the chunk size; less beside answers, and perhaps nothing behind other prompts.
+
+        `before` are the step's chunks so far, `work` what they cost.
+        """
+        start, chunk = request.num_computed, self.config.prefill_chunk
+        longest = min(chunk - start % chunk, request.num_tokens - start)
+        answers = before and before[0].request.is_decoding
+        if self.step_s is None or not answers or request.is_decoding:
+            return longest
+        page = self.pool.page_size
+        stops = [*range(start + page - start % page, start + longest, page), start + longest]
+        fitting = bisect_right(stops, self.step_s, key=lambda stop: self.cost.seconds(work + Work.of(start, stop)))
+        if not fitting and before[-1].request.is_decoding:
+            fitting = 1  # something has to be read
+        return stops[fitting - 1] - start if fitting else 0
 
     def _grow(self, request: Request) -> bool:
         """Sees that the newest token has a page; False when the request itself had to give way."""
