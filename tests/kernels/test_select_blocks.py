@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from helpers.paged_case import CASES, FAST_BACKENDS, Case, Paged, build
+from helpers.paged_case import CASES, FAST_BACKENDS, Case, Paged, build, on_device
 from openm3.config import SparseConfig
 from openm3.errors import InputError
+from openm3.kernels.backend import BACKENDS
 from openm3.kernels.paged import PagedBatch
 from openm3.kernels.select_blocks import select_blocks
 from openm3.kernels.select_blocks.reference import choose_blocks
@@ -103,6 +104,48 @@ def test_many_pages(backend: str) -> None:
     x = build(Case(((2, 1500 * 16),), num_kv_heads=1, group_size=2, head_dim=16))
     sparse = config(x, topk=16)
     assert torch.equal(select(x, sparse, backend), select(x, sparse, "reference"))
+
+
+@pytest.mark.parametrize("backend", ALL_BACKENDS)
+def test_every_sequence_has_its_own_number_of_blocks(backend: str) -> None:
+    lens = ((40, 200), (1, 150), (3, 90), (1, 30))
+    x = build(Case(lens, dtype=torch.bfloat16))
+    topk = [2, 6, 4, 3]
+    sparse = config(x, topk=6, init=1)
+    ids_TRN = select_blocks(
+        x.q_THD,
+        x.k_cache,
+        x.batch,
+        sparse,
+        num_groups=2,
+        topk_B=torch.tensor(topk, dtype=torch.int32),
+        backend=backend,
+    )
+    assert ids_TRN.shape[2] == 6
+    for span, number in zip(x.batch.spans, topk, strict=True):
+        expected = select(x, config(x, topk=number, init=1), "reference")[span.rows]
+        assert torch.equal(ids_TRN[span.rows, :, :number], expected)
+        assert (ids_TRN[span.rows, :, number:] == -1).all()
+
+
+@pytest.mark.skipif("triton" not in BACKENDS, reason="Triton is not installed here")
+def test_triton_refuses_numbers_of_blocks() -> None:
+    x = on_device(build(Case(((1, 100),))))
+    topk = torch.tensor([2], dtype=torch.int32)
+    with pytest.raises(ValueError, match="topk_B: the triton backend chooses index_topk_blocks for every sequence"):
+        select_blocks(x.q_THD, x.k_cache, x.batch, config(x), num_groups=2, topk_B=topk, backend="triton")
+
+
+@pytest.mark.parametrize("number", [1, 5])
+def test_a_number_of_blocks_out_of_range(number: int) -> None:
+    x = build(Case(((1, 100), (1, 100))))
+    topk = torch.tensor([2, number], dtype=torch.int32)
+    with pytest.raises(ValueError, match=rf"topk_B: expected from the 2 blocks always read to 4, got \[2, {number}\]"):
+        select_blocks(x.q_THD, x.k_cache, x.batch, config(x, topk=4, init=1), num_groups=2, topk_B=topk)
+    with pytest.raises(ValueError, match="topk_B: expected contiguous int32 on the CPU, got torch.int64 on cpu"):
+        select_blocks(x.q_THD, x.k_cache, x.batch, config(x), num_groups=2, topk_B=topk.long())
+    with pytest.raises(ValueError, match=r"topk_B: expected \[B\] = \[2\], got \[1\]"):
+        select_blocks(x.q_THD, x.k_cache, x.batch, config(x), num_groups=2, topk_B=topk[:1])
 
 
 def test_choose_blocks_by_hand() -> None:

@@ -117,6 +117,16 @@ def test_threads_and_company_change_nothing() -> None:
         assert torch.equal(ids, results[0][span.rows])
 
 
+def test_quantised_keys_with_a_number_of_blocks_a_sequence(isa: str) -> None:
+    x = build(Case(((1, 2003), (3, 1900), (1, 1950)), group_size=3, head_dim=64, dtype=torch.bfloat16))
+    index, topk = quantised(x.k_cache, x), torch.tensor([1, 4, 7], dtype=torch.int32)
+    args = (x.q_THD, x.k_cache, x.batch, config(16, topk=7))
+    expected = select_blocks(*args, num_groups=2, topk_B=topk, backend="reference")
+    for keys in (None, index):
+        assert torch.equal(select_blocks(*args, num_groups=2, topk_B=topk, backend="native", quantised=keys), expected)
+    assert 0 < index.scored_share < 0.9
+
+
 def test_strided_tensors() -> None:
     x = build(Case(((3, 300), (30, 200)), num_kv_heads=2, dtype=torch.bfloat16))
     expected = select_blocks(x.q_THD, x.k_cache, x.batch, config(16), num_groups=2, backend="native")

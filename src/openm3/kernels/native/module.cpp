@@ -64,18 +64,18 @@ openm3::QuantisedKeys quantised_at(Address keys, Address centres, Address bounds
     return {at<uint8_t>(keys), at<float>(centres), at<openm3::PageBounds>(bounds)};
 }
 
-// The addresses of the quantised keys are 0 where there are none.
+// The addresses of `topk` and of the quantised keys are 0 where there are none.
 void select_blocks(int dtype, Address q, int64_t q_token_stride, int64_t q_head_stride, Address k, int64_t page_stride,
                    int64_t head_stride, int64_t slot_stride, Address block_ids, int64_t heads, int64_t key_heads,
                    int64_t groups, int64_t page_size, int64_t head_size, int64_t blocks_per_query, int64_t init_blocks,
                    int64_t local_blocks, Address query_start, Address context_len, Address page_table,
-                   int64_t sequences, int64_t table_width, Address keys, Address centres, Address bounds,
+                   Address topk, int64_t sequences, int64_t table_width, Address keys, Address centres, Address bounds,
                    Address counts, int num_threads) {
     OPENM3_KERNEL(select_blocks)({static_cast<openm3::DType>(dtype), at<void>(q), q_token_stride, q_head_stride,
                                   at<void>(k), page_stride, head_stride, slot_stride, at<int32_t>(block_ids), heads,
                                   key_heads, groups, page_size, head_size, blocks_per_query, init_blocks, local_blocks,
                                   at<int32_t>(query_start), at<int32_t>(context_len), at<int32_t>(page_table),
-                                  sequences, table_width, quantised_at(keys, centres, bounds), at<int64_t>(counts),
+                                  at<int32_t>(topk), sequences, table_width, quantised_at(keys, centres, bounds), at<int64_t>(counts),
                                   num_threads});
 }
 

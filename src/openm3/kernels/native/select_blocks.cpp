@@ -40,6 +40,7 @@ void largest(const float* values, int64_t count, float* heap, int64_t rank) {
 struct Unit {
     int64_t sequence, key_head;
     int64_t first_token, tokens, first_position;
+    int64_t slots, open_slots;  // blocks of a token, and those of them that scores choose
     int64_t blocks;    // between the first ones and the local ones of the last token: one may have to choose among them
     bool bounded;      // bounds first
     bool shared;       // its tasks are parts of its blocks, else there is one
@@ -60,8 +61,7 @@ public:
           heads_(call.heads / call.key_heads),
           unit_groups_(call.groups / call.key_heads),
           group_heads_(call.heads / call.groups),
-          unit_tokens_(heads_ < kUnitRows ? kUnitRows / heads_ : 1),
-          open_slots_(call.blocks_per_query - call.init_blocks - call.local_blocks) {}
+          unit_tokens_(heads_ < kUnitRows ? kUnitRows / heads_ : 1) {}
 
     void run() {
         plan();
@@ -121,9 +121,11 @@ private:
         unit.tokens = min(tokens - begin, unit_tokens_);
         unit.first_position = call_.context_len[sequence] - tokens + begin;
         const int64_t own = (unit.first_position + unit.tokens - 1) / call_.page_size;
-        if (own >= call_.blocks_per_query && open_slots_ > 0) unit.blocks = open_blocks(own);
+        unit.slots = call_.topk ? call_.topk[sequence] : call_.blocks_per_query;
+        unit.open_slots = unit.slots - call_.init_blocks - call_.local_blocks;
+        if (own >= unit.slots && unit.open_slots > 0) unit.blocks = open_blocks(own);
         unit.bounded = call_.quantised.keys && unit.blocks > 0 && tokens <= kBoundedTokens &&
-                       unit.blocks >= kBoundedBlocks * open_slots_ * unit_groups_ * unit.tokens;
+                       unit.blocks >= kBoundedBlocks * unit.open_slots * unit_groups_ * unit.tokens;
         unit.shared = unit.bounded || units_of(sequence) < 4 * call_.num_threads;
         unit.tasks = unit.shared ? min(4 * call_.num_threads, divide_up(unit.blocks, kTaskBlocks)) : 1;
         if (unit.tasks == 0) unit.tasks = 1;
@@ -195,7 +197,7 @@ private:
                 float *scores, *heap;
             } memory{{arena, rows, call_.head_size},
                      unit.shared ? unit.scores : arena.take<float>(unit.tokens * unit_groups_ * unit.blocks),
-                     arena.take<float>(call_.blocks_per_query)};
+                     arena.take<float>(unit.slots)};
             return memory;
         };
         Arena measure(nullptr);
@@ -247,16 +249,16 @@ private:
     // another token or group.
     void find_ambiguous(Unit& unit) {
         float* const heap = reinterpret_cast<float*>(
-            thread_scratch(Use::task, (open_slots_ + 1) * sizeof(float) + unit.blocks));
-        char* const marks = reinterpret_cast<char*>(heap + open_slots_ + 1);
+            thread_scratch(Use::task, (unit.open_slots + 1) * sizeof(float) + unit.blocks));
+        char* const marks = reinterpret_cast<char*>(heap + unit.open_slots + 1);
         for (int64_t block = 0; block < unit.blocks; ++block) marks[block] = false;
         for (int64_t i = 0; i < unit.tokens * unit_groups_; ++i) {
             const int64_t count = open_blocks((unit.first_position + i / unit_groups_) / call_.page_size);
             float* const lower = unit.scores + i * unit.blocks;
             const float* const upper = unit.upper + i * unit.blocks;
-            largest(lower, count, heap, open_slots_);
+            largest(lower, count, heap, unit.open_slots);
             const float enough = heap[0];
-            largest(upper, count, heap, open_slots_ + 1);
+            largest(upper, count, heap, unit.open_slots + 1);
             const float reached = heap[0];
             for (int64_t block = 0; block < count; ++block) {
                 if (upper[block] < enough) {
@@ -286,23 +288,24 @@ private:
             const auto write = [&](int64_t first, int64_t last) {
                 for (int64_t block = first; block < last; ++block) *to++ = static_cast<int32_t>(block);
             };
-            if (own < call_.blocks_per_query) {
+            if (own < unit.slots) {
                 write(0, own + 1);
-                while (to < end) *to++ = -1;
-                continue;
+            } else {
+                write(0, call_.init_blocks);
+                write_best(scores + i * unit.blocks, open_blocks(own), heap, unit.open_slots, to);
+                write(own + 1 - call_.local_blocks, own + 1);
             }
-            write(0, call_.init_blocks);
-            if (open_slots_ > 0) write_best(scores + i * unit.blocks, open_blocks(own), heap, to);
-            write(own + 1 - call_.local_blocks, own + 1);
+            while (to < end) *to++ = -1;
         }
     }
 
     // The blocks with the highest scores, ascending; at equal scores the first.
-    void write_best(const float* scores, int64_t count, float* heap, int32_t*& to) const {
-        largest(scores, count, heap, open_slots_);
+    void write_best(const float* scores, int64_t count, float* heap, int64_t slots, int32_t*& to) const {
+        if (slots == 0) return;
+        largest(scores, count, heap, slots);
         const float least = heap[0];
         int64_t room = 0;  // for blocks that are level with the last to get in
-        for (int64_t i = 0; i < open_slots_; ++i) room += heap[i] == least;
+        for (int64_t i = 0; i < slots; ++i) room += heap[i] == least;
         for (int64_t block = 0; block < count; ++block) {
             if (scores[block] > least || (scores[block] == least && room-- > 0)) {
                 *to++ = static_cast<int32_t>(call_.init_blocks + block);
@@ -313,7 +316,6 @@ private:
     const SelectCall& call_;
     int64_t heads_, unit_groups_, group_heads_;  // heads and groups that read one key head; heads of a group
     int64_t unit_tokens_;
-    int64_t open_slots_;  // that scores fill
     Unit* units_ = nullptr;
     int64_t num_units_ = 0, num_tasks_ = 0;
     bool any_bounded_ = false;

@@ -37,6 +37,7 @@ struct SelectCall {
     const int32_t* query_start;  // [B + 1]
     const int32_t* context_len;  // [B]
     const int32_t* page_table;   // [B, table_width]
+    const int32_t* topk;         // [B], of N how many a sequence chooses; null where all choose N
     int64_t sequences, table_width;
 
     QuantisedKeys quantised;

@@ -18,6 +18,7 @@ def select_blocks(
     batch: PagedBatch,
     sparse: SparseConfig,
     num_groups: int,
+    topk_B: Tensor | None = None,
     quantised: QuantisedIndex | None = None,
 ) -> Tensor:
     if index_q_TJC.stride(2) != 1:
@@ -44,6 +45,7 @@ def select_blocks(
         batch.query_start_B1.data_ptr(),
         batch.context_len_B.data_ptr(),
         batch.page_table_BP.data_ptr(),
+        0 if topk_B is None else topk_B.data_ptr(),
         len(batch.context_len_B),
         batch.page_table_BP.shape[1],
         *(quantised.addresses if quantised else (0, 0, 0)),

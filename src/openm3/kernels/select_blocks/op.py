@@ -6,6 +6,9 @@ S page size, C index head size, N chosen blocks.
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
 from openm3.config import SparseConfig
@@ -31,6 +34,7 @@ def select_blocks(
     sparse: SparseConfig,
     *,
     num_groups: int,
+    topk_B: Tensor | None = None,
     quantised: QuantisedIndex | None = None,
     backend: str = "torch",
 ) -> Tensor:
@@ -55,6 +59,8 @@ def select_blocks(
         batch: sequences and pages; its page size is `sparse.index_block_size`.
         sparse: how many blocks, and which are always read.
         num_groups: R.
+        topk_B: int32 `[B]`: how many blocks the queries of each sequence read, at most `index_topk_blocks`, which is
+            what all read without it. Not on Triton.
         quantised: the same keys in 8 bits, up to date; the native backend then reads less and selects the same.
         backend: see `kernels/backend.py`.
 
@@ -77,10 +83,24 @@ def select_blocks(
         )
     if batch.page_size != sparse.index_block_size:
         raise ValueError(f"batch: expected pages of index_block_size {sparse.index_block_size}, got {batch.page_size}")
-    args = (index_q_TJC, index_k_cache_PXSC, batch, sparse, num_groups)
-    if quantised is None:
-        return _IMPLEMENTATIONS[choose(backend, index_q_TJC)](*args)
-    if choose(backend, index_q_TJC) != "native":
-        raise ValueError(f"quantised: only the native backend reads it, got backend {backend!r}")
-    checks.check_shape("quantised.keys_PXSC", quantised.keys_PXSC, tuple(index_k_cache_PXSC.shape), "P, X, S, C")
-    return cpu.select_blocks(*args, quantised)
+    chosen, options = choose(backend, index_q_TJC), dict[str, Any]()
+    if topk_B is not None:
+        _check_topk(topk_B, batch, sparse, chosen)
+        options["topk_B"] = topk_B
+    if quantised is not None:
+        if chosen != "native":
+            raise ValueError(f"quantised: only the native backend reads it, got backend {backend!r}")
+        checks.check_shape("quantised.keys_PXSC", quantised.keys_PXSC, tuple(index_k_cache_PXSC.shape), "P, X, S, C")
+        options["quantised"] = quantised
+    return _IMPLEMENTATIONS[chosen](index_q_TJC, index_k_cache_PXSC, batch, sparse, num_groups, **options)
+
+
+def _check_topk(topk_B: Tensor, batch: PagedBatch, sparse: SparseConfig, backend: str) -> None:
+    if backend == "triton":
+        raise ValueError("topk_B: the triton backend chooses index_topk_blocks for every sequence; leave it out")
+    if topk_B.dtype != torch.int32 or topk_B.device.type != "cpu" or not topk_B.is_contiguous():
+        raise ValueError(f"topk_B: expected contiguous int32 on the CPU, got {topk_B.dtype} on {topk_B.device}")
+    checks.check_shape("topk_B", topk_B, tuple(batch.context_len_B.shape), "B")
+    least, most = sparse.index_init_blocks + sparse.index_local_blocks, sparse.index_topk_blocks
+    if bool(((topk_B < least) | (topk_B > most)).any()):
+        raise ValueError(f"topk_B: expected from the {least} blocks always read to {most}, got {topk_B.tolist()}")

@@ -18,12 +18,18 @@ _LARGEST = torch.finfo(torch.float32).max
 
 
 def select_blocks(
-    index_q_TJC: Tensor, index_k_cache_PXSC: Tensor, batch: PagedBatch, sparse: SparseConfig, num_groups: int
+    index_q_TJC: Tensor,
+    index_k_cache_PXSC: Tensor,
+    batch: PagedBatch,
+    sparse: SparseConfig,
+    num_groups: int,
+    topk_B: Tensor | None = None,
 ) -> Tensor:
+    topks = [sparse.index_topk_blocks] * len(batch.spans) if topk_B is None else topk_B.tolist()
     return torch.cat(
         [
-            _choose(_block_scores(index_q_TJC[span.rows], index_k_cache_PXSC, span, num_groups), span, sparse)
-            for span in batch.spans
+            _choose(_block_scores(index_q_TJC[span.rows], index_k_cache_PXSC, span, num_groups), span, sparse, topk)
+            for span, topk in zip(batch.spans, topks, strict=True)
         ]
     )
 
@@ -54,10 +60,10 @@ def _block_scores(index_q_tJC: Tensor, cache_PXSC: Tensor, span: Span, num_group
     return scores_tRb
 
 
-def _choose(scores_tRb: Tensor, span: Span, sparse: SparseConfig) -> Tensor:
-    """int32 `[t, R, N]` ascending, -1 on the right. At equal scores the lower id wins."""
+def _choose(scores_tRb: Tensor, span: Span, sparse: SparseConfig, topk: int) -> Tensor:
+    """The best `topk`, int32 `[t, R, N]` ascending, -1 on the right. At equal scores the lower id wins."""
     page_size = sparse.index_block_size
-    num_blocks, topk = scores_tRb.shape[2], sparse.index_topk_blocks
+    num_blocks = scores_tRb.shape[2]
     own_t11 = torch.arange(span.first_position, span.context_len)[:, None, None] // page_size
     block_b = torch.arange(num_blocks)
     visible = block_b <= own_t11
@@ -78,4 +84,4 @@ def _choose(scores_tRb: Tensor, span: Span, sparse: SparseConfig) -> Tensor:
         else ids.topk(topk, largest=False).values.sort().values
     )
     ids = ids.masked_fill(ids == num_blocks, -1).int()
-    return torch.nn.functional.pad(ids, (0, topk - ids.shape[-1]), value=-1)
+    return torch.nn.functional.pad(ids, (0, sparse.index_topk_blocks - ids.shape[-1]), value=-1)
