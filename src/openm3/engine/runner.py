@@ -89,11 +89,8 @@ class Runner:
 
     @torch.inference_mode()
     def copy_page(self, source: int, target: int) -> None:
-        """Copies keys, values and index keys of a page in all layers."""
-        for layer in self.cache.layers:
-            for cache in (layer.k_PRSD, layer.v_PRSD, layer.index_k_P1SC):
-                if cache is not None:
-                    cache[target] = cache[source]
+        """Copies what all layers keep of a page."""
+        self.cache.copy_page(source, target)
 
     @torch.inference_mode()
     def see(self, media: Sequence[Patches]) -> Tensor:

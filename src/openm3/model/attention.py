@@ -68,7 +68,7 @@ class Attention(nn.Module):
         if self.sparse is None:
             mixed_THD = dense_attention(q_THD, k, v, paged, backend=backend)
         else:
-            index_k = k if cache.index_k_P1SC is None else cache.index_k_P1SC
+            index_k = cache.choosing
             if cache.quantised is not None:
                 cache.quantised.update(index_k, paged)
             block_ids_TRN = select_blocks(

@@ -5,7 +5,8 @@ Letters: P pages, R key/value heads, S page size, D head size, C index head size
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from openm3.config import ModelConfig
 from openm3.errors import InputError
 from openm3.kernels.select_blocks import QuantisedIndex
+from openm3.model.arena import Arena
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,49 @@ class LayerCache:
     v_PRSD: Tensor
     index_k_P1SC: Tensor | None = None
     quantised: QuantisedIndex | None = None
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, everything that is written token by token: what is copied and saved of a page.
+
+        `quantised` isn't among them: it is made of pages that are full.
+        """
+        named = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in named.items() if isinstance(value, Tensor)}
+
+    @property
+    def choosing(self) -> Tensor:
+        """The keys that blocks are chosen by."""
+        return self.k_PRSD if self.index_k_P1SC is None else self.index_k_P1SC
+
+
+@dataclass(frozen=True)
+class PagePart:
+    """What a layer keeps of a page in one of its tensors.
+
+    Attributes:
+        name: of the tensor in `LayerCache`.
+        shape, dtype: of one page.
+        chooses: whether blocks are chosen by it.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    chooses: bool = False
+
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def page_parts(config: ModelConfig, layer: int, page_size: int, dtype: torch.dtype) -> list[PagePart]:
+    """What a layer keeps of a page: the one list behind a cache's memory, its size and its copies."""
+    own = config.index is None
+    shape = (config.num_key_value_heads, page_size, config.head_dim)
+    parts = [PagePart("k_PRSD", shape, dtype, chooses=own), PagePart("v_PRSD", shape, dtype)]
+    if config.index is not None and config.has_index(layer):
+        parts.append(PagePart("index_k_P1SC", (1, page_size, config.index.index_head_dim), dtype, chooses=True))
+    return parts
 
 
 @dataclass(frozen=True)
@@ -53,30 +98,37 @@ class KVCache:
         Raises:
             InputError: the memory can't be had.
         """
-        shape = (num_pages, config.num_key_value_heads, page_size, config.head_dim)
+        arena = Arena() if device is None or device.type == "cpu" else None
+
+        def tensor(part: PagePart) -> Tensor:
+            shape = (num_pages, *part.shape)
+            return arena.take(shape, part.dtype) if arena else torch.zeros(shape, dtype=part.dtype, device=device)
 
         def layer(number: int) -> LayerCache:
-            k, v = (torch.zeros(shape, dtype=dtype, device=device) for _ in range(2))
-            if config.index is None:
-                return LayerCache(k, v, quantised=QuantisedIndex(k) if quantised else None)
-            if not config.has_index(number):
-                return LayerCache(k, v)
-            index_k = torch.zeros(num_pages, 1, page_size, config.index.index_head_dim, dtype=dtype, device=device)
-            return LayerCache(k, v, index_k, QuantisedIndex(index_k) if quantised else None)
+            parts = page_parts(config, number, page_size, dtype)
+            tensors = {part.name: tensor(part) for part in parts}
+            chosen_by = [tensors[part.name] for part in parts if part.chooses]
+            return LayerCache(**tensors, quantised=QuantisedIndex(*chosen_by) if quantised and chosen_by else None)
 
         try:
             return cls(tuple(layer(number) for number in range(config.num_hidden_layers)))
-        except RuntimeError as error:
+        except (RuntimeError, OSError, OverflowError) as error:
             gib = num_pages * page_bytes(config, page_size, dtype, quantised=quantised) / (1 << 30)
             raise InputError("cache_bytes", f"{gib:.1f} GiB of cache can't be allocated; ask for less") from error
+
+    def copy_page(self, source: int, target: int) -> None:
+        """Copies what all layers keep of a page."""
+        for layer in self.layers:
+            for cache in layer.tensors().values():
+                cache[target] = cache[source]
 
 
 def page_bytes(config: ModelConfig, page_size: int, dtype: torch.dtype, *, quantised: bool = False) -> int:
     """Bytes of one page over all layers: keys, values, index keys, and what is quantised of them."""
-    numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim
-    choosing, num_heads, head_size = config.num_hidden_layers, config.num_key_value_heads, config.head_dim
-    if config.index is not None:
-        choosing, num_heads, head_size = sum(config.index.sparse_attention_freq), 1, config.index.index_head_dim
-        numbers += choosing * head_size
-    extra = choosing * QuantisedIndex.bytes_per_page(num_heads, page_size, head_size) if quantised else 0
-    return numbers * page_size * dtype.itemsize + extra
+    total = 0
+    for layer in range(config.num_hidden_layers):
+        for part in page_parts(config, layer, page_size, dtype):
+            total += part.num_bytes
+            if quantised and part.chooses:
+                total += QuantisedIndex.bytes_per_page(*part.shape)
+    return total
