@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import click
 from openm3.cli.answer import INTERRUPTED, show_answer, summary
 from openm3.cli.options import ModelOptions, SamplingOptions, model_options, sampling_options
 from openm3.context.files import Collection, collect
+from openm3.context.sources import SourceMap
 from openm3.errors import InputError
 
 if TYPE_CHECKING:
@@ -106,13 +108,15 @@ class _Question:
         parts: list[dict[str, Any]] = [{"type": "image", "image": path} for path in self._images]
         content = [*parts, {"type": "text", "text": text}] if parts else text
         try:
-            return self.llm.encode_chat([{"role": "user", "content": content}])
+            prompt = self.llm.encode_chat([{"role": "user", "content": content}])
         except InputError as error:
             if about := _IMAGE.match(error.field):
                 raise InputError("--image", f"{self._images[int(about[1])]}: {error.message}") from error
             if self._images and error.field == "messages":
                 raise InputError("--image", error.message) from error
             raise
+        sources = SourceMap.of_files(prompt.ids, self.llm.tokenizer.token_bytes, files) if files.files else None
+        return replace(prompt, sources=sources or prompt.sources)
 
 
 def _fit(asked: _Question, files: Collection, room: int, fit: bool) -> tuple[Collection, Prompt]:

@@ -45,9 +45,13 @@ class Collection:
 
     def render(self) -> str:
         """Return all files as one text, each under a line `=== path ===`."""
-        return "\n".join(
-            f"=== {file.path} ===\n{file.text}" + ("" if file.text.endswith("\n") else "\n") for file in self.files
-        )
+        text = "".join(marker + file.text for marker, file in zip(self.markers(), self.files, strict=True))
+        return text + ("" if text.endswith("\n") else "\n")
+
+    def markers(self) -> list[str]:
+        """What stands before each file in the rendered text: an empty line, and the line with its path."""
+        ends = ["", *("\n" if file.text.endswith("\n") else "\n\n" for file in self.files[:-1])]
+        return [f"{end}=== {file.path} ===\n" for end, file in zip(ends, self.files, strict=True)]
 
 
 def collect(paths: Sequence[str | Path], *, max_file_bytes: int = MAX_FILE_BYTES) -> Collection:

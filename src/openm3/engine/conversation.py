@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from openm3.context.sources import SourceMap
 from openm3.engine.prompt import Prompt
 from openm3.errors import InputError
 from openm3.model.vision_config import VisionConfig
@@ -67,6 +68,7 @@ class Conversations:
             self.dialect,
             thinking=begins_in_thinking(self._tokenizer, self.dialect, prompt.ids),
             tools=tuple(tools or ()),
+            sources=SourceMap.of_messages(prompt.ids, self._tokenizer.token_bytes, messages),
         )
 
     def _check(self, message: Message, field: str) -> None:

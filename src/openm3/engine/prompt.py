@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from openm3.context.sources import SourceMap
 from openm3.text.dialect import PLAIN, Dialect
 from openm3.text.parse import AnswerParser
 
@@ -25,6 +26,7 @@ class Prompt:
         dialect: the markers that the answer may hold.
         thinking: `ids` end within thinking, and the answer goes on there.
         tools: what the model was offered, as in an API request.
+        sources: which files, messages and lines the tokens come from; None where nobody has said.
     """
 
     ids: Sequence[int]
@@ -33,6 +35,7 @@ class Prompt:
     dialect: Dialect = PLAIN
     thinking: bool = False
     tools: Sequence[Mapping[str, Any]] = ()
+    sources: SourceMap | None = None
 
     def parser(self) -> AnswerParser:
         """A parser for one answer to this prompt."""
