@@ -70,6 +70,18 @@ def test_ask_more_than_the_window(tiny_model: Path, files: Path) -> None:
     assert "was trained for 512 tokens; its answers get worse beyond" in wide.stderr
 
 
+def test_ask_compacts_what_is_more_than_the_window(tiny_model: Path, files: Path) -> None:
+    (files / "d.txt").write_text("".join(f"line {i}\n" for i in range(300)))
+    options = ("--overflow", "compact", "--block-size", "16")
+    done = openm3("ask", "-c", files, "What?", "-m", tiny_model, *SHORT, *options)
+    assert done.returncode == 0, done.stderr
+    assert "tokens to stay within the window: " in done.stderr
+    assert "d.txt:1-" in done.stderr
+    long = openm3("ask", "-c", files, "What? " * 80, "-m", tiny_model, *SHORT, *options)
+    assert long.returncode == 1
+    assert "error: prompt: nothing can be dropped: " in long.stderr
+
+
 def test_ask_with_nothing_to_read(tiny_model: Path, tmp_path: Path) -> None:
     for path, message in ((tmp_path, "no text file in"), (tmp_path / "none", "does not exist")):
         done = openm3("ask", "-c", path, "What?", "-m", tiny_model)

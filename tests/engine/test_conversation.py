@@ -38,6 +38,13 @@ def test_a_prompt_knows_how_its_answer_is_read(seeing: LLM, plain: LLM) -> None:
     assert plain.encode_chat(HI).dialect == PLAIN
 
 
+def test_a_prompt_knows_its_system_prompt(plain: LLM) -> None:
+    assert plain.encode_chat(HI).head == 0
+    prompt = plain.encode_chat([{"role": "system", "content": "You are brief."}, *HI])
+    head = plain.tokenizer.decode(prompt.ids[: prompt.head], skip_special=False)
+    assert head == "<|im_start|>system\nYou are brief.<|im_end|>\n<|im_start|>user\n"
+
+
 def test_an_answer_comes_in_parts(seeing: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     call = f'{NS}<tool_call>{NS}<invoke name="look">{NS}<at>sea{NS}</at>{NS}</invoke>{NS}</tool_call>'
     say(f"<mm:think>Hm.</mm:think>So. {call}", monkeypatch)

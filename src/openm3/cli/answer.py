@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from openm3.engine.prompt import Prompt
     from openm3.text.parse import Part
 
+_PLACES_SHOWN = 5
 INTERRUPTED = 130  # exit code of a program that Ctrl-C ended
 
 
@@ -75,7 +76,22 @@ def show_answer(llm: LLM, prompt: Prompt | Sequence[int], params: SamplingParams
     rest = parser.finish() if parser else []
     screen.show(rest)
     screen.end()
-    return completion(request, deltas, [*parts, *rest])
+    answer = completion(request, deltas, [*parts, *rest])
+    if answer.dropped:
+        click.echo(_dropped(answer), err=True)
+    return answer
+
+
+def _dropped(answer: Completion) -> str:
+    """What compactions have dropped, in one line."""
+    lines: dict[str, list[str]] = {}
+    for source in (source for span in answer.dropped for source in span.sources if source.path):
+        lines.setdefault(str(source.path), []).append(f"{source.first_line}-{source.last_line}")
+    places = [f"{path}:{','.join(ranges)}" for path, ranges in lines.items()]
+    if len(places) > _PLACES_SHOWN:
+        places[_PLACES_SHOWN:] = [f"and of {len(places) - _PLACES_SHOWN} more files"]
+    what = f"dropped {answer.stats.num_dropped:,} tokens to stay within the window"
+    return f"{what}: {', '.join(places)}" if places else what
 
 
 class _Screen:

@@ -64,6 +64,7 @@ def ask(
       openm3 ask --context ./src "Where are pages freed?"
       openm3 ask -c 'docs/**/*.md' -c README.md "How is it installed?"
       openm3 ask -c ./src --attention sparse --blocks 8 "What does the scheduler do?"
+      openm3 ask -c . --overflow compact "What is this project about?"
       openm3 ask -m ./MiniMax-M3 --image plan.png "How many rooms are there?"
     """  # fmt: skip
     params = sampling_options.params()
@@ -116,7 +117,11 @@ class _Question:
                 raise InputError("--image", error.message) from error
             raise
         sources = SourceMap.of_files(prompt.ids, self.llm.tokenizer.token_bytes, files) if files.files else None
-        return replace(prompt, sources=sources or prompt.sources)
+        # What the question is without files is at least as long as it is behind them.
+        alone = self.llm.encode_chat(
+            [{"role": "user", "content": _QUESTION.format(context="", question=self._question)}]
+        )
+        return replace(prompt, sources=sources or prompt.sources, tail=len(alone.ids))
 
 
 def _fit(asked: _Question, files: Collection, room: int, fit: bool) -> tuple[Collection, Prompt]:
@@ -126,7 +131,8 @@ def _fit(asked: _Question, files: Collection, room: int, fit: bool) -> tuple[Col
         InputError: they are more than the window; says how much too much, and which options help.
     """
     prompt, window = asked.prompt(files), asked.llm.max_context
-    if (num_tokens := len(prompt.ids)) <= room:
+    compacts = asked.llm.config.overflow == "compact" and not prompt.media
+    if (num_tokens := len(prompt.ids)) <= room or (compacts and not fit):
         return files, prompt
     if not files.files:
         raise InputError("--image", f"{num_tokens:,} tokens are more than fit beside the answer in {window:,}")
@@ -134,8 +140,8 @@ def _fit(asked: _Question, files: Collection, room: int, fit: bool) -> tuple[Col
         raise InputError(
             "--context",
             f"{num_tokens:,} tokens are {num_tokens - room:,} more than fit beside the answer in the "
-            f"window of {window:,}; name fewer files, let --fit leave out the last ones, or set --window "
-            "to read past what the model was trained for",
+            f"window of {window:,}; name fewer files, let --fit leave out the last ones, let --overflow compact drop "
+            "what is least important, or set --window to read past what the model was trained for",
         )
     fewest, most = 0, len(files.files)  # the first `fewest` files fit, the first `most` don't
     while most - fewest > 1:

@@ -36,6 +36,7 @@ class ModelOptions:
     backend: str | None
     tensor_parallel: int
     step_ms: int | None
+    overflow: Literal["refuse", "compact"]
     threads: int | None
 
     def engine_config(self) -> EngineConfig:
@@ -56,6 +57,7 @@ class ModelOptions:
             backend=self.backend,
             tensor_parallel=self.tensor_parallel,
             step_ms=self.step_ms,
+            overflow=self.overflow,
         )
 
     def load(self) -> LLM:
@@ -129,6 +131,9 @@ _MODEL_OPTIONS = (
     click.option("--step-ms", type=click.IntRange(min=1), metavar="MS",
                  help="How long a step may take while others are answering: prompts are read in pieces that fit. "
                       "Default: 100 where that changes no token."),
+    click.option("--overflow", type=click.Choice(["refuse", "compact"]), default="refuse", show_default=True,
+                 help="What is more than the window is refused, or the least important blocks are dropped whenever it "
+                      "is full."),
     click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with. Default: one a core."),
 )  # fmt: skip
 

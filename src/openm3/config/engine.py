@@ -31,6 +31,8 @@ class EngineConfig:
         cache_bytes: memory for keys and values; None: as much as one request of the full window needs,
             and at least 1 GiB. It is reserved at the start and taken as pages are first written.
         max_context: longest prompt and answer together, in tokens; None: the model's trained window.
+        overflow: what happens to what doesn't fit in the window, or in the cache: "refuse" takes no such prompt, and an
+            answer ends there; "compact" drops the least important blocks whenever the window is full, and goes on.
         prefix_cache: keep pages that nobody uses any more until their memory is needed, for prompts that begin alike.
         max_running: requests computed at once.
         prefill_chunk: the most tokens of a prompt read in one step. Chunks end at multiples of it, so that where the
@@ -51,6 +53,7 @@ class EngineConfig:
     tensor_parallel: int = 1
     cache_bytes: int | None = None
     max_context: int | None = None
+    overflow: Literal["refuse", "compact"] = "refuse"
     prefix_cache: bool = True
     max_running: int = 64
     prefill_chunk: int = 512
@@ -68,6 +71,8 @@ class EngineConfig:
             raise InputError("device", f"must be 'cpu' or 'cuda', got {self.device!r}")
         if self.weights not in ("bf16", "packed"):
             raise InputError("weights", f"must be 'bf16' or 'packed', got {self.weights!r}")
+        if self.overflow not in ("refuse", "compact"):
+            raise InputError("overflow", f"must be 'refuse' or 'compact', got {self.overflow!r}")
         for name in (
             "tensor_parallel",
             "cache_bytes",

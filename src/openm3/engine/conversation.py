@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 from openm3.context.sources import SourceMap
@@ -69,7 +70,16 @@ class Conversations:
             thinking=begins_in_thinking(self._tokenizer, self.dialect, prompt.ids),
             tools=tuple(tools or ()),
             sources=SourceMap.of_messages(prompt.ids, self._tokenizer.token_bytes, messages),
+            head=self._num_system(prompt.ids, messages, tools=tools, **variables),
         )
+
+    def _num_system(self, ids: Sequence[int], messages: Sequence[Message], **variables: Any) -> int:
+        """How many tokens the system prompt is: those that a conversation about something else begins with too."""
+        system = [_as_text(each, "messages") for each in takewhile(lambda each: each.get("role") == "system", messages)]
+        if not system:
+            return 0
+        other = encode_chat(self._tokenizer, self._template, [*system, {"role": "user", "content": "?"}], **variables)
+        return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(ids, other, strict=False)))
 
     def _check(self, message: Message, field: str) -> None:
         if not self.dialect.tools:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from openm3.config import EngineConfig
 from openm3.engine.batch import build_batch
+from openm3.engine.compaction import Compaction
 from openm3.engine.cost import Work
 from openm3.engine.output import Delta, Event, FinishReason, Progress
 from openm3.engine.pages import PagePool
@@ -65,27 +66,48 @@ class Engine:
         """
         prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
         prompt_ids = prompt.ids
-        room = self.runner.max_context - len(prompt_ids)
         vocab_size = self.runner.decoder.config.vocab_size
         if not prompt_ids:
             raise InputError("prompt", "is empty")
         if not 0 <= min(prompt_ids) <= max(prompt_ids) < vocab_size:
             raise InputError("prompt", f"holds a token id outside 0 to {vocab_size - 1}")
-        if room < 1:
-            raise InputError(
-                "prompt",
-                f"{len(prompt_ids)} tokens are {1 - room} too many: the window is {self.runner.max_context} tokens "
-                f"and the answer needs at least one",
-            )
         if params.seed is None:
             params = replace(params, seed=int.from_bytes(os.urandom(7), "little"))
-        max_tokens = min(room, params.max_tokens or room)
+        max_tokens, compaction = self._room(prompt, params)
         request = Request(f"request-{next(self._names)}", prompt_ids, params, max_tokens, prompt.media, prompt.places)
+        request.sources, request.head, request.tail = prompt.sources, prompt.head, prompt.tail
+        request.compaction = compaction
         request.salt = b"".join(patches.digest for patches in prompt.media)
         self.scheduler.add(request)
         detokenizer = Detokenizer(self.tokenizer, marker_ids(self.tokenizer, prompt.dialect))
         self._answers[request.request_id] = _Answer(request, detokenizer, StopStrings(params.stop))
         return request
+
+    def _room(self, prompt: Prompt, params: SamplingParams) -> tuple[int, Compaction | None]:
+        """The most tokens of the answer, and how the sequence is compacted where they are too many.
+
+        Raises:
+            InputError: prompt and answer are more than the window, and can't be compacted.
+        """
+        window, num_prompt = self.runner.max_context, len(prompt.ids)
+        room = window - num_prompt
+        if self.config.overflow == "compact" and not prompt.media:
+            pool = self.scheduler.pool
+            compaction = Compaction.of(self.config, min(window, pool.num_pages * pool.page_size))
+            max_tokens = params.max_tokens or max(room, compaction.freed)
+            if num_prompt + max_tokens > compaction.most:
+                compaction.check(prompt.head, prompt.tail)
+                return max_tokens, compaction
+        if room < 1:
+            why = ""
+            if self.config.overflow == "compact":
+                why = ", and a prompt with images or videos can't be compacted"
+            raise InputError(
+                "prompt",
+                f"{num_prompt} tokens are {1 - room} too many: the window is {window} tokens "
+                f"and the answer needs at least one{why}",
+            )
+        return min(room, params.max_tokens or room), None
 
     def cancel(self, request: Request) -> None:
         """Ends a request and frees its pages at once; nothing more is said about it."""
@@ -94,17 +116,27 @@ class Engine:
     def step(self) -> list[Event]:
         """Computes one step; empty when there is nothing to do."""
         chunks = self.scheduler.schedule()
+        compacted: list[Event] = [*self.scheduler.compacted]
+        self.scheduler.compacted.clear()
+        self._copy()
         if not chunks:
-            return []
-        for copy in self.scheduler.copies:
-            self.runner.copy_page(copy.source, copy.target)
-        self.scheduler.copies.clear()
+            return compacted
         self._see([chunk.request for chunk in chunks])
         started = self._clock()
         logits_LV = self.runner.run(build_batch(chunks, self.scheduler.pool.page_size))
         self.scheduler.cost.learn(sum((chunk.work for chunk in chunks), Work()), self._clock() - started)
         completed = [chunk.request for chunk in chunks if chunk.completes]
-        return self._commit(chunks, sample(logits_LV, completed, self.tokenizer.token_bytes))
+        return compacted + self._commit(chunks, sample(logits_LV, completed, self.tokenizer.token_bytes))
+
+    def _copy(self) -> None:
+        """Copies and moves the pages that the scheduler wants so, each once and in its order."""
+        copies = self.scheduler.copies
+        for copy in copies:
+            if copy.source != copy.target:
+                self.runner.copy_page(copy.source, copy.target)
+        if shifted := [copy for copy in copies if copy.shift]:
+            self.runner.shift_pages([copy.target for copy in shifted], [copy.shift for copy in shifted])
+        copies.clear()
 
     def _see(self, requests: Sequence[Request]) -> None:
         """Computes the embeddings of images and videos that are read for the first time, and lets the pixels go."""
@@ -121,7 +153,8 @@ class Engine:
             _count_blocks(chunk, self.scheduler.pool.page_size, self.config.topk)
             self.scheduler.commit(chunk)
             if not request.output_ids:
-                events.append(Progress(request.request_id, chunk.stop, len(request.prompt_ids)))
+                num_read = request.holes.place(chunk.stop - 1) + 1
+                events.append(Progress(request.request_id, num_read, len(request.prompt_ids)))
             if chunk.completes:
                 events.append(self._append(self._answers[request.request_id], next(tokens)))
         return events

@@ -169,6 +169,7 @@ def completion(request: Request, deltas: Sequence[Delta], parts: Iterable[Part])
         logprobs=tuple(logprobs),
         thinking=parsed.thinking,
         tool_calls=parsed.calls,
+        dropped=request.dropped(request.holes.spans),
     )
 
 

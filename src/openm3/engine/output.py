@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from openm3.context.sources import SourceSpan
 from openm3.text.parse import ToolCall
 
 
@@ -42,6 +43,27 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Dropped:
+    """Tokens `start` to `stop - 1` of prompt and answer, which a compaction has dropped.
+
+    `sources` are their files and lines; empty for tokens of the answer, and where nobody has said.
+    """
+
+    start: int
+    stop: int
+    sources: tuple[SourceSpan, ...] = ()
+
+
+@dataclass(frozen=True)
+class Compacted:
+    """The window was full, and its least important blocks were dropped; `num_held` tokens are left in it."""
+
+    request_id: str
+    dropped: tuple[Dropped, ...]
+    num_held: int
+
+
+@dataclass(frozen=True)
 class Delta:
     """A generated token and the text that became certain with it.
 
@@ -70,6 +92,7 @@ class Stats:
         blocks_read, blocks_visible: blocks of the context that its queries attended to, of those that
             causality let them see, summed over query tokens (per group and layer the same).
         num_preempted: how often its pages were taken and computed again.
+        num_dropped: tokens that compactions have dropped of prompt and answer.
     """
 
     num_prompt: int
@@ -81,6 +104,7 @@ class Stats:
     blocks_visible: int
     num_preempted: int = 0
     num_cached: int = 0
+    num_dropped: int = 0
 
 
 @dataclass(frozen=True)
@@ -91,6 +115,7 @@ class Completion:
         text: the answer to a plain prompt as it is; of a conversation without thinking, tool calls and markers.
         thinking: what the model thought before it answered a conversation.
         tool_calls: the tools that it calls.
+        dropped: what compactions have dropped, where the window was compacted.
     """
 
     text: str
@@ -100,6 +125,7 @@ class Completion:
     logprobs: tuple[TokenLogprob, ...] = ()
     thinking: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    dropped: tuple[Dropped, ...] = ()
 
 
-Event = Progress | Delta
+Event = Progress | Compacted | Delta

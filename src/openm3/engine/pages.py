@@ -59,6 +59,14 @@ class PagePool:
         """Says what a page holds, once nobody writes to it any more; see `PrefixIndex.add`."""
         return self._prefixes.add(page, parent, tokens)
 
+    def is_shared(self, page: int) -> bool:
+        """Whether a page has several users."""
+        return self._users[page] > 1
+
+    def may_write(self, page: int) -> bool:
+        """Whether what a used page holds may be changed: nobody else uses it, and no prompt is to find it."""
+        return not self.is_shared(page) and page not in self._prefixes
+
     def free(self, pages: list[int]) -> None:
         """Gives pages back and empties the list, so that nobody goes on using them."""
         for page in reversed(pages):

@@ -27,6 +27,8 @@ class Prompt:
         thinking: `ids` end within thinking, and the answer goes on there.
         tools: what the model was offered, as in an API request.
         sources: which files, messages and lines the tokens come from; None where nobody has said.
+        head, tail: how many tokens of its beginning (the system prompt) and of its end (the question) are kept when the
+            window is compacted.
     """
 
     ids: Sequence[int]
@@ -36,6 +38,8 @@ class Prompt:
     thinking: bool = False
     tools: Sequence[Mapping[str, Any]] = ()
     sources: SourceMap | None = None
+    head: int = 0
+    tail: int = 0
 
     def parser(self) -> AnswerParser:
         """A parser for one answer to this prompt."""

@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from openm3.engine.output import FinishReason, Stats
+from openm3.engine.holes import Holes
+from openm3.engine.output import Dropped, FinishReason, Stats
 from openm3.engine.params import SamplingParams
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from openm3.context.sources import SourceMap
+    from openm3.engine.compaction import Compaction
     from openm3.model.vision_patches import Patches
 
 
@@ -29,12 +32,18 @@ class State(Enum):
 class Request:
     """One prompt and its answer so far.
 
+    Positions are those of the sequence that is left after compactions; without any, all of prompt and answer.
+
     Attributes:
         prompt_ids: the prompt's tokens.
         params: how to sample; `seed` is set.
         max_tokens: the most tokens to generate, from the params and the window.
         media: images and videos that are still to be seen; empty from its first step on.
         places: where in `prompt_ids` their embeddings belong; ascending.
+        sources: what the prompt's tokens come from.
+        head, tail: tokens of the prompt's beginning and end that a compaction keeps.
+        compaction: what happens when it has filled its window; None: it is known to fit.
+        holes: what compactions have dropped of prompt and answer.
         seen_NC: those embeddings (fp32, N places), from its first step to its end, whatever happens to its pages.
         output_ids: generated tokens.
         num_computed: tokens whose keys and values are in the cache.
@@ -51,6 +60,11 @@ class Request:
     max_tokens: int
     media: tuple[Patches, ...] = ()
     places: Sequence[int] = ()
+    sources: SourceMap | None = None
+    head: int = 0
+    tail: int = 0
+    compaction: Compaction | None = None
+    holes: Holes = field(default_factory=Holes)
     seen_NC: Tensor | None = None
     state: State = State.WAITING
     output_ids: list[int] = field(default_factory=list)
@@ -70,25 +84,54 @@ class Request:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of the prompt and the answer so far."""
-        return len(self.prompt_ids) + len(self.output_ids)
+        """Tokens of the prompt and the answer so far, without those that were dropped."""
+        return len(self.prompt_ids) + len(self.output_ids) - self.holes.num_lost
 
     @property
     def max_total(self) -> int:
-        """The most tokens that it can come to hold."""
-        return len(self.prompt_ids) + self.max_tokens
+        """The most tokens that it can come to hold at once."""
+        total = len(self.prompt_ids) + self.max_tokens
+        return total if self.compaction is None else min(total, self.compaction.most)
 
     @property
     def is_decoding(self) -> bool:
         """Whether only the newest token is still to be computed."""
         return self.num_computed == self.num_tokens - 1 and bool(self.output_ids)
 
+    @property
+    def is_full(self) -> bool:
+        """Whether nothing more can be computed before a compaction."""
+        return self.compaction is not None and self.num_computed == self.compaction.most
+
+    @property
+    def tail_positions(self) -> tuple[int, int]:
+        """Where the prompt's protected end is now."""
+        start, stop = len(self.prompt_ids) - self.tail, len(self.prompt_ids)
+        return start - self.holes.lost_before(start), stop - self.holes.lost_before(stop)
+
+    def score(self, page: int) -> float:
+        """How important what one of its pages holds is: how much of it was read lately."""
+        return 0.0
+
+    def dropped(self, spans: Sequence[tuple[int, int]]) -> tuple[Dropped, ...]:
+        """What spans of prompt and answer are."""
+        out, num_prompt = [], len(self.prompt_ids)
+        for start, stop in spans:
+            known = self.sources is not None and start < num_prompt
+            sources = self.sources.locate(start, min(stop, num_prompt)) if known and self.sources else ()
+            out.append(Dropped(start, stop, tuple(sources)))
+        return tuple(out)
+
     def tokens(self, start: int, stop: int) -> list[int]:
-        """Tokens start to stop - 1 of prompt and answer together."""
+        """The tokens at positions start to stop - 1."""
+        return [token for piece in self.holes.pieces(start, stop) for token in self._tokens(piece)]
+
+    def _tokens(self, piece: slice) -> list[int]:
+        """Tokens of prompt and answer together, as if nothing had been dropped."""
         num_prompt = len(self.prompt_ids)
         return [
-            *self.prompt_ids[start:stop],
-            *self.output_ids[max(start - num_prompt, 0) : max(stop - num_prompt, 0)],
+            *self.prompt_ids[piece],
+            *self.output_ids[max(piece.start - num_prompt, 0) : max(piece.stop - num_prompt, 0)],
         ]
 
     def stats(self) -> Stats:
@@ -105,4 +148,5 @@ class Request:
             blocks_read=self.blocks_read,
             blocks_visible=self.blocks_visible,
             num_preempted=self.num_preempted,
+            num_dropped=self.holes.num_lost,
         )

@@ -14,6 +14,7 @@ from openm3.kernels.select_blocks import QuantisedIndex
 from openm3.model.batch import Batch
 from openm3.model.cache import KVCache, page_bytes
 from openm3.model.parallel import Parallel
+from openm3.model.shift import shift_pages
 from openm3.model.vision_checkpoint import vision_of
 from openm3.model.vision_patches import Patches
 from openm3.model.weights import Checkpoint, load_decoder
@@ -91,6 +92,11 @@ class Runner:
     def copy_page(self, source: int, target: int) -> None:
         """Copies what all layers keep of a page."""
         self.cache.copy_page(source, target)
+
+    @torch.inference_mode()
+    def shift_pages(self, pages: Sequence[int], shifts: Sequence[int]) -> None:
+        """Moves the keys of pages to other positions, see `openm3.model.shift`."""
+        shift_pages(self.cache, pages, shifts, self.decoder.inv_freq_E)
 
     @torch.inference_mode()
     def see(self, media: Sequence[Patches]) -> Tensor:

@@ -6,6 +6,7 @@ free; when an answer needs a page and none is free, the newest request gives its
 
 While somebody is answering, a step should not take longer than `step_s`: what is read beside is cut to whole pages that
 fit into it, by what steps have cost so far. That needs kernels for which it makes no difference how a prompt is cut.
+A request that has filled its window drops its least important blocks, where it may; what is left goes on.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 
 from openm3.config import EngineConfig
 from openm3.engine.cost import StepCost, Work
-from openm3.engine.output import FinishReason
+from openm3.engine.output import Compacted, FinishReason
 from openm3.engine.pages import PagePool
 from openm3.engine.prefix import Match
 from openm3.engine.request import Request, State
@@ -48,10 +49,14 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Copy:
-    """The first tokens of page `source` go to page `target`, before the step's chunks are computed."""
+    """The first tokens of page `source` go to page `target`, before the step's chunks are computed.
+
+    Their keys move by `shift` positions; where that is all, source and target are the same page.
+    """
 
     source: int
     target: int
+    shift: int = 0
 
 
 class Scheduler:
@@ -83,6 +88,7 @@ class Scheduler:
         self.step_s = (config.step_ms or _STEP_MS) / 1000 if invariant else None
         self.cost = StepCost()
         self.copies: list[Copy] = []  # for the next step, in this order
+        self.compacted: list[Compacted] = []  # what the next step has to tell
         self.waiting: deque[Request] = deque()
         self.running: list[Request] = []
 
@@ -107,11 +113,13 @@ class Scheduler:
         chunks: list[Chunk] = []
         budget, work = self.config.max_batch_tokens, Work()
         for request in sorted(self.running, key=lambda request: not request.is_decoding):
+            if request.state is State.RUNNING and request.is_full:
+                self._compact(request)
             length = self._next_length(request, chunks, work)
-            if request.state is State.RUNNING and 0 < length <= budget and self._grow(request):
+            if request.state is State.RUNNING and 0 < length <= budget and self._grow(request, length):
                 chunks.append(Chunk(request, request.num_computed, request.num_computed + length))
                 budget, work = budget - length, work + chunks[-1].work
-        return chunks
+        return [chunk for chunk in chunks if chunk.request.state is State.RUNNING]  # one may have given way since
 
     def finish(self, request: Request, reason: FinishReason) -> None:
         """Ends a request, wherever it is, and frees its pages at once."""
@@ -126,7 +134,7 @@ class Scheduler:
         """The chunk is computed: pages that are full now become known."""
         request, size = chunk.request, self.pool.page_size
         request.num_computed = chunk.stop
-        if not self.config.prefix_cache:
+        if not self.config.prefix_cache or request.holes:  # what comes behind a hole was computed with what is gone
             return
         whole_chunks = min(chunk.stop, len(request.prompt_ids)) // self.config.prefill_chunk * self.config.prefill_chunk
         known = chunk.stop if self.invariant else whole_chunks
@@ -143,7 +151,9 @@ class Scheduler:
         assert all(request.state is State.WAITING and not request.pages for request in self.waiting)
         assert len(self.running) <= self.config.max_running
         for request in self.running:
-            assert request.num_computed < request.num_tokens <= request.max_total
+            assert request.num_computed < request.num_tokens
+            assert request.compaction is not None or request.num_tokens <= request.max_total
+            assert request.num_computed <= request.max_total
             assert len(request.pages) >= self.pool.pages_for(request.num_computed)
 
     def _admit(self) -> None:
@@ -151,7 +161,7 @@ class Scheduler:
             request = self.waiting[0]
             match = self._match(request)
             request.pages.extend(self.pool.share(match.pages))
-            needed = self.pool.pages_for(request.num_tokens) - len(match.pages)
+            needed = self.pool.pages_for(min(request.num_tokens, request.max_total)) - len(match.pages)
             if needed > self.pool.num_free:
                 self.pool.free(request.pages)
                 return  # strictly first come, first served: a long prompt is not overtaken for ever
@@ -170,7 +180,7 @@ class Scheduler:
     def _match(self, request: Request) -> Match:
         if not self.config.prefix_cache:
             return Match()
-        match = self.pool.match(request.tokens(0, request.num_tokens), request.salt)
+        match = self.pool.match(request.tokens(0, min(request.num_tokens, request.max_total)), request.salt)
         if self.invariant:
             return match
         usable = len(match.pages)
@@ -188,7 +198,8 @@ class Scheduler:
         copies = [copy for copy in self.copies if copy.target not in request.pages]
         is_there = len(copies) == len(self.copies)  # else the request gives way before its first tokens were copied
         self.copies = copies
-        if self.config.prefix_cache and self.invariant and is_there and 0 < len(rest) < self.pool.page_size:
+        remembers = self.config.prefix_cache and self.invariant and not request.holes
+        if remembers and is_there and 0 < len(rest) < self.pool.page_size:
             self.pool.remember(request.pages[full], self._parent(request), rest)
         self.pool.free(request.pages)
         request.chain.clear()
@@ -199,7 +210,7 @@ class Scheduler:
         `before` are the step's chunks so far, `work` what they cost.
         """
         start, chunk = request.num_computed, self.config.prefill_chunk
-        longest = min(chunk - start % chunk, request.num_tokens - start)
+        longest = min(chunk - start % chunk, request.num_tokens - start, request.max_total - start)
         answers = before and before[0].request.is_decoding
         if self.step_s is None or not answers or request.is_decoding:
             return longest
@@ -210,17 +221,58 @@ class Scheduler:
             fitting = 1  # something has to be read
         return stops[fitting - 1] - start if fitting else 0
 
-    def _grow(self, request: Request) -> bool:
-        """Sees that the newest token has a page; False when the request itself had to give way."""
-        if self.pool.pages_for(request.num_tokens) <= len(request.pages):
-            return True
-        while not self.pool.num_free:
-            newest = self.running[-1]
-            self._preempt(newest)
-            if newest is request:
+    def _grow(self, request: Request, length: int) -> bool:
+        """Sees that the next tokens have pages; False when the request itself had to give way."""
+        missing = self.pool.pages_for(request.num_computed + length) - len(request.pages)
+        while self.pool.num_free < missing:
+            if not self._preempt_newest(request):
                 return False
-        request.pages.extend(self.pool.allocate(1))
+        if missing > 0:
+            request.pages.extend(self.pool.allocate(missing))
         return True
+
+    def _compact(self, request: Request) -> None:
+        """Drops the least important pages and moves up what is behind them.
+
+        Pages that others use, or that a prompt may find, are copied and stay as they are. Where there is no memory for
+        that, the newest request gives way, perhaps this one.
+        """
+        assert request.compaction is not None
+        size, pages = self.pool.page_size, request.pages
+        dropped = request.compaction.choose(request.num_computed, request.head, request.tail_positions, request.score)
+        moved = [i for i in range(dropped[0], len(pages)) if i not in dropped]
+        while not self._can_move([pages[i] for i in dropped], [pages[i] for i in moved]):
+            if not self._preempt_newest(request):
+                return
+        self.pool.free([pages[i] for i in dropped])
+        for position, i in enumerate(moved, start=dropped[0]):
+            target = pages[i]
+            if not self.pool.may_write(pages[i]):
+                [target] = self.pool.allocate(1)
+                self.pool.free([pages[i]])
+            self.copies.append(Copy(pages[i], target, (position - i) * size))
+            pages[position] = target
+        del pages[dropped[0] + len(moved) :]
+        del request.chain[dropped[0] :]
+        spans = request.holes.cut((i * size, (i + 1) * size) for i in dropped)
+        request.num_computed -= len(dropped) * size
+        self.compacted.append(Compacted(request.request_id, request.dropped(spans), request.num_computed))
+
+    def _can_move(self, dropped: Sequence[int], moved: Sequence[int]) -> bool:
+        """Whether there is memory for the copies: each one needs a page before it gives its own back."""
+        free = self.pool.num_free + sum(not self.pool.is_shared(page) for page in dropped)
+        for page in moved:
+            if not self.pool.may_write(page):
+                if not free:
+                    return False
+                free -= self.pool.is_shared(page)
+        return True
+
+    def _preempt_newest(self, request: Request) -> bool:
+        """Takes the newest request's pages, for this one; False when it is this one itself."""
+        newest = self.running[-1]
+        self._preempt(newest)
+        return newest is not request
 
     def _preempt(self, request: Request) -> None:
         self.running.remove(request)

@@ -7,6 +7,7 @@ import shutil
 import signal
 import tempfile
 import weakref
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from multiprocessing.connection import Connection, wait
@@ -162,6 +163,10 @@ class ParallelRunner(Runner):
         """As in `Runner`, in all processes."""
         self._thread.submit(self._copy_page, source, target).result()
 
+    def shift_pages(self, pages: Sequence[int], shifts: Sequence[int]) -> None:
+        """As in `Runner`, in all processes."""
+        self._thread.submit(self._shift_pages, pages, shifts).result()
+
     def run(self, batch: Batch) -> Tensor:
         """As in `Runner`, in all processes.
 
@@ -173,6 +178,10 @@ class ParallelRunner(Runner):
     def _copy_page(self, source: int, target: int) -> None:
         self.workers.tell("copy_page", source, target)
         super().copy_page(source, target)
+
+    def _shift_pages(self, pages: Sequence[int], shifts: Sequence[int]) -> None:
+        self.workers.tell("shift_pages", pages, shifts)
+        super().shift_pages(pages, shifts)
 
     def _run(self, batch: Batch) -> Tensor:
         self.workers.tell("follow", *_to_plain(batch))
@@ -200,7 +209,7 @@ def work(
             if name == "follow":
                 runner.follow(_from_plain(*args))
             else:
-                runner.copy_page(*args)
+                getattr(runner, name)(*args)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the first process ended
     except Exception as error:

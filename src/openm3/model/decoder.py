@@ -67,6 +67,9 @@ class Decoder(nn.Module):
         backend: kernel backend, see `kernels/backend.py`.
         parallel: of several processes, which compute the model together; this one then has its part of the weights, and
             the first one alone the head.
+
+    Attributes:
+        inv_freq_E: fp32, of the rotary positions.
     """
 
     def __init__(
@@ -87,7 +90,7 @@ class Decoder(nn.Module):
         )
         self.norm = RMSNorm(config.hidden_size, config)
         self.fused: tuple[FusedLinear, ...] = ()
-        self._inv_freq_E = inverse_frequencies(config)
+        self.inv_freq_E = inverse_frequencies(config)
         if parallel is None or parallel.rank == 0:
             self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
             self.fused = (FusedLinear(self.lm_head, exact=True),)
@@ -114,7 +117,7 @@ class Decoder(nn.Module):
                 module.gather()
             elif isinstance(module, RMSNorm):
                 module.pack()
-        self._inv_freq_E = self._inv_freq_E.to(self.embed_tokens.weight.device)
+        self.inv_freq_E = self.inv_freq_E.to(self.embed_tokens.weight.device)
         return self.eval()
 
     def forward(self, batch: Batch, cache: KVCache) -> Tensor:
@@ -131,7 +134,7 @@ class Decoder(nn.Module):
         x_TC: Tensor = self.embed_tokens(batch.token_ids_T).float()
         if batch.seen_rows_M is not None and batch.seen_MC is not None:
             x_TC = x_TC.index_copy(0, batch.seen_rows_M, batch.seen_MC)
-        rotated = rotation(self._inv_freq_E, batch.paged.positions_T.to(self._inv_freq_E.device))
+        rotated = rotation(self.inv_freq_E, batch.paged.positions_T.to(self.inv_freq_E.device))
         for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
             x_TC = layer(x_TC, batch.paged, layer_cache, rotated)
         return x_TC

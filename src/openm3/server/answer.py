@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from fastapi import Request, Response
 from pydantic import BaseModel
 
-from openm3.engine.output import Delta, Event, FinishReason, TokenLogprob
+from openm3.engine.output import Compacted, Delta, Event, FinishReason, TokenLogprob
 from openm3.engine.params import SamplingParams
 from openm3.engine.prompt import Prompt
 from openm3.server.disconnect import EventStream, until_disconnect
@@ -44,7 +44,7 @@ class Answer:
         self._parsers = [prompt.parser() if isinstance(prompt, Prompt) else None for prompt in prompts for _ in params]
         self._with_logprobs = params[0].logprobs is not None
         self._num_prompt = sum(len(prompt.ids if isinstance(prompt, Prompt) else prompt) for prompt in prompts)
-        self._num_generated = 0
+        self._num_generated = self._num_dropped = 0
 
     @property
     def usage(self) -> response.Usage:
@@ -53,6 +53,7 @@ class Answer:
             prompt_tokens=self._num_prompt,
             completion_tokens=self._num_generated,
             total_tokens=self._num_prompt + self._num_generated,
+            dropped_tokens=self._num_dropped or None,
         )
 
     async def pieces(self) -> AsyncGenerator[Piece, None]:
@@ -69,6 +70,8 @@ class Answer:
                 if index not in held:
                     held[index] = []
                     yield Piece(index)
+                if isinstance(event, Compacted):
+                    self._num_dropped += sum(span.stop - span.start for span in event.dropped)
                 if not isinstance(event, Delta):
                     continue
                 if event.finish_reason is FinishReason.CANCELLED:

@@ -53,8 +53,11 @@ class QuantisedIndex:
     def update(self, index_k_cache_PXSC: Tensor, batch: PagedBatch) -> None:
         """Quantises the pages that this step's tokens, written to the cache already, have filled."""
         checks.check_cache("index_k_cache_PXSC", index_k_cache_PXSC, batch)
+        self.quantise(index_k_cache_PXSC, batch.filled_pages)
+
+    def quantise(self, index_k_cache_PXSC: Tensor, pages: Tensor) -> None:
+        """Quantises these pages (int64 ids) of the cache; one that is not full is quantised again once it is."""
         checks.check_shape("index_k_cache_PXSC", index_k_cache_PXSC, tuple(self.keys_PXSC.shape), "P, X, S, C")
-        pages = batch.filled_pages
         if not len(pages):
             return
         if index_k_cache_PXSC.stride(3) != 1:

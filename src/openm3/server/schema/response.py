@@ -15,11 +15,15 @@ def omitted_when_none() -> Any:
 
 
 class Usage(BaseModel):
-    """Tokens of a request. A prompt counts once, however many choices were made from it."""
+    """Tokens of a request. A prompt counts once, however many choices were made from it.
+
+    `dropped_tokens` are those of prompts and answers that went when the window was full, where the server compacts it.
+    """
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    dropped_tokens: int | None = omitted_when_none()
 
 
 class GenerationResponse(BaseModel):
