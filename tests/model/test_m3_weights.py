@@ -76,7 +76,7 @@ def test_packed_weights_stay_packed(quantised: Path) -> None:
 
 
 def test_packed_is_refused_where_nothing_is_quantised(folder: Path, quantised: Path) -> None:
-    with pytest.raises(InputError, match="'packed' is for MXFP8 checkpoints"):
+    with pytest.raises(InputError, match="'packed' is for MXFP8 checkpoints, and m3 has none"):
         load(folder, "packed")
     with pytest.raises(InputError, match="leave out dtype float32"):
         load_decoder(open_checkpoint(quantised), torch.float32, weights="packed", pack=True)
@@ -191,6 +191,6 @@ def test_the_cache_has_index_keys_and_counts_them(folder: Path) -> None:
 
 def test_quantised_tensors_are_told_apart(quantised: Path) -> None:
     checkpoint = open_checkpoint(quantised)
-    assert checkpoint.is_quantised("layers.1.block_sparse_moe.experts.3.w1.weight")
-    assert not checkpoint.is_quantised("layers.1.block_sparse_moe.gate.weight")
+    assert checkpoint.packed_bits("layers.1.block_sparse_moe.experts.3.w1.weight") == 8.25
+    assert checkpoint.packed_bits("layers.1.block_sparse_moe.gate.weight") is None
     assert isinstance(checkpoint.read_quantised("layers.0.mlp.up_proj.weight"), MXFP8Weight)

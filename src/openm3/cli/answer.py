@@ -136,7 +136,10 @@ def summary(answer: Completion, llm: LLM) -> str:
     ]
     if stats.blocks_visible:
         share = stats.blocks_read / stats.blocks_visible
-        parts.append(f"{share:.0%} of blocks read ({llm.config.attention}, {llm.engine.runner.backend} kernels)")
+        runner = llm.engine.runner
+        parts.append(
+            f"{share:.0%} of blocks read ({llm.config.attention}, {runner.backend} kernels, {runner.weights} weights)"
+        )
     if answer.finish_reason != "stop":
         parts.append({"length": "cut at the token limit", "cancelled": "interrupted"}[answer.finish_reason])
     return " · ".join(parts)

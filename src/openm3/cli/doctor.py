@@ -21,8 +21,10 @@ def doctor() -> None:
 
     from openm3.kernels import backend
     from openm3.kernels.linear import PackedLinear
+    from openm3.kernels.linear.grouped import quantise
 
-    linear = PackedLinear(torch.zeros(16, 16, dtype=torch.bfloat16))
+    weight = torch.zeros(32, 32, dtype=torch.bfloat16)
+    layouts = [PackedLinear(w).layout for w in (weight, quantise(weight))]
     kernels = backend.choose()
     if kernels == "native":
         kernels += f" ({backend.native().isa()})"
@@ -31,7 +33,7 @@ def doctor() -> None:
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "kernels": kernels,
         "GPU": _gpu(),
-        "linear layers": f"bf16 weights in {linear.layout} layout",
+        "linear layers": f"bf16 weights in {layouts[0]} layout, a GGUF file's own 8-bit ones in {layouts[1]}",
         "models": str(hub.home()),
     }
     for name, value in lines.items():

@@ -12,8 +12,7 @@ import click
 
 from openm3 import hub
 from openm3.cli.progress import format_amount
-from openm3.config import EngineConfig, ModelConfig
-from openm3.errors import InputError
+from openm3.config import EngineConfig, ModelConfig, WeightsOption
 
 if TYPE_CHECKING:
     from openm3.model.plan import MemoryPlan
@@ -37,13 +36,13 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--weights",
-    type=click.Choice(["bf16", "packed"]),
-    default="bf16",
+    type=click.Choice(["auto", "bf16", "packed", "int8"]),
+    default="auto",
     show_default=True,
-    help="As in `openm3 generate`: whether MXFP8 weights stay packed.",
+    help="As in `openm3 generate`: how weights are held.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with every tensor.")
-def inspect(model: str, context: int | None, dtype: str, weights: str, as_json: bool) -> None:  # fmt: skip
+def inspect(model: str, context: int | None, dtype: str, weights: WeightsOption, as_json: bool) -> None:
     """Print MODEL's configuration, tensors, memory for a context, and what would not load.
 
     MODEL is what other commands take: a folder, a GGUF file, a name. Only headers are read, never weights. The exit
@@ -56,16 +55,17 @@ def inspect(model: str, context: int | None, dtype: str, weights: str, as_json: 
     """
     import torch
 
+    from openm3.kernels.backend import choose
+    from openm3.model.decoder import empty_decoder
     from openm3.model.plan import active_parameters, parameter_shapes, plan_memory
-    from openm3.model.weights import open_checkpoint, problems
+    from openm3.model.weights import choose_weights, open_checkpoint, packed_bits, problems
 
     checkpoint = open_checkpoint(hub.find(model))
     config, engine = checkpoint.config, EngineConfig().for_model(checkpoint.config)
     shapes = parameter_shapes(config)
     found = list(problems(checkpoint, shapes))
-    packed = {name for name in checkpoint.names if weights == "packed" and checkpoint.is_quantised(name)}
-    if weights == "packed" and not packed:
-        raise InputError("weights", f"'packed' is for MXFP8 checkpoints, and {checkpoint.path.name} is not quantised")
+    backend = choose()
+    held = choose_weights(checkpoint, weights, getattr(torch, dtype), backend)
     plan = plan_memory(
         config,
         shapes,
@@ -73,7 +73,7 @@ def inspect(model: str, context: int | None, dtype: str, weights: str, as_json: 
         page_size=engine.sparse.index_block_size,
         dtype=getattr(torch, dtype),
         batch_tokens=engine.max_batch_tokens,
-        is_packed=packed.__contains__,
+        packed_bits=packed_bits(checkpoint, empty_decoder(config, backend=backend), held) if not found else {},
     )
     parameters = sum(shape.numel() for shape in shapes.values())
     report = {
@@ -84,6 +84,7 @@ def inspect(model: str, context: int | None, dtype: str, weights: str, as_json: 
         "tensors": _tensors(checkpoint),
         "left_out": _left_out(checkpoint),
         "problems": found,
+        "weights": held,
         "memory": {"context": context or config.max_position_embeddings, **asdict(plan), "total": plan.total},
     }
     if as_json:
@@ -131,10 +132,18 @@ def _show(report: dict[str, Any], config: ModelConfig, plan: MemoryPlan) -> None
     for reason, count in report["left_out"].items():
         click.echo(f"left out: {count} tensors, {reason}")
     click.echo("\n".join(memory_lines(plan, report["memory"]["context"])))
+    click.echo(f"weights are held {_HELD[report['weights']]}")
     for problem in report["problems"][:20]:
         click.echo(f"would not load: {problem}")
     if len(report["problems"]) > 20:
         click.echo(f"would not load: {len(report['problems']) - 20} more; --json lists them")
+
+
+_HELD = {
+    "bf16": "in the dtype above",
+    "packed": "as the file has them where it is quantised",
+    "int8": "in 8 bits",
+}
 
 
 def _tensors(checkpoint: Checkpoint) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import click
 
 from openm3 import hub
 from openm3.cli.progress import Progress
-from openm3.config import EngineConfig, SparseConfig
+from openm3.config import EngineConfig, SparseConfig, WeightsOption
 
 if TYPE_CHECKING:
     from openm3.engine.llm import LLM
@@ -31,7 +31,7 @@ class ModelOptions:
     cache_gb: float | None
     index: Literal["auto", "int8", "exact"]
     dtype: Literal["bfloat16", "float32"]
-    weights: Literal["bf16", "packed"]
+    weights: WeightsOption
     device: Literal["cpu", "cuda"] | None
     backend: str | None
     tensor_parallel: int
@@ -120,8 +120,9 @@ _MODEL_OPTIONS = (
                  help="Memory for keys and values. Default: one full window, at least 1."),
     click.option("--dtype", type=click.Choice(["bfloat16", "float32"]), default="bfloat16", show_default=True,
                  help="Of weights and cache."),
-    click.option("--weights", type=click.Choice(["bf16", "packed"]), default="bf16", show_default=True,
-                 help="Dequantise an MXFP8 checkpoint when it is loaded, or at each use: half the memory, more work."),
+    click.option("--weights", type=click.Choice(["auto", "bf16", "packed", "int8"]), default="auto", show_default=True,
+                 help="How matrices are held: in 16 bits; as a quantised file has them (GGUF: same answers, faster; "
+                      "MXFP8: half the memory, slower); or rounded to 8 bits. auto: packed for GGUF files."),
     click.option("--device", type=click.Choice(["cpu", "cuda"]),
                  help="Where weights and cache lie. Default: a GPU where there is one."),
     click.option("--backend", metavar="NAME",

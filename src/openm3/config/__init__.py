@@ -1,6 +1,6 @@
 """The configuration of a model, with the field names of the published `config.json`, and that of an engine."""
 
-from openm3.config.engine import EngineConfig
+from openm3.config.engine import EngineConfig, WeightsOption
 from openm3.config.model import IndexConfig, ModelConfig, MoEConfig, RopeScaling, SwigluOAI
 from openm3.config.names import nearest
 from openm3.config.sparse import SparseConfig
@@ -13,5 +13,6 @@ __all__ = [
     "RopeScaling",
     "SparseConfig",
     "SwigluOAI",
+    "WeightsOption",
     "nearest",
 ]

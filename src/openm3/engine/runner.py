@@ -17,7 +17,7 @@ from openm3.model.parallel import Parallel
 from openm3.model.shift import shift_pages
 from openm3.model.vision_checkpoint import vision_of
 from openm3.model.vision_patches import Patches
-from openm3.model.weights import Checkpoint, load_decoder
+from openm3.model.weights import Checkpoint, choose_weights, load_decoder
 
 _SMALLEST_CACHE_BYTES = 1 << 30
 
@@ -34,6 +34,7 @@ class Runner:
     Attributes:
         device: where weights and cache lie.
         backend: the kernel backend in use.
+        weights: "bf16", "packed" or "int8", how matrices are held, see `choose_weights` in `model/weights.py`.
         index: "int8" or "exact", how block scores are scanned; None where every block is read.
         num_pages: pages in the cache.
         invariant: whether a token's keys and values have the same bits in any batch, in prefill and decode: on the
@@ -53,6 +54,7 @@ class Runner:
         self.backend = choose(config.backend, like=torch.empty(0, model.head_dim, dtype=dtype, device=self.device))
         self.invariant = self.backend == "native" and dtype == torch.bfloat16 and parallel is None
         self.max_context = config.max_context or model.max_position_embeddings
+        self.weights = choose_weights(checkpoint, config.weights, dtype, self.backend)
         self.index = self._choose_index(config)
         quantised = self.index == "int8"
         one_page = page_bytes(model, page_size, dtype, quantised=quantised)
@@ -68,7 +70,7 @@ class Runner:
             dtype,
             sparse=sparse,
             backend=self.backend,
-            weights=config.weights,
+            weights=self.weights,
             pack=on_cpu,
             parallel=parallel,
         )

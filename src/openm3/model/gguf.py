@@ -8,11 +8,13 @@ from typing import Any
 import gguf
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from openm3.config import ModelConfig, nearest
 from openm3.errors import ModelError
-from openm3.kernels.linear import MXFP8Weight
+from openm3.kernels.linear import GroupedWeight
+from openm3.kernels.linear.grouped import PACKED_BITS
 from openm3.kernels.memory import Take, allocate, place
 from openm3.model.stored import Cut, StoredTensor
 
@@ -46,6 +48,16 @@ _TENSOR_NAMES = {
     "blk.N.ffn_gate.weight": "layers.N.mlp.gate_proj.weight",
     "blk.N.ffn_up.weight": "layers.N.mlp.up_proj.weight",
     "blk.N.ffn_down.weight": "layers.N.mlp.down_proj.weight",
+}
+
+# Our tensors whose rows llama.cpp has in another order.
+_ROTATED = ("q_proj.weight", "k_proj.weight")
+
+# Types that need not be dequantised, and the bits of their codes.
+_KEPT = {
+    gguf.GGMLQuantizationType.Q4_0: 4,
+    gguf.GGMLQuantizationType.Q4_1: 4,
+    gguf.GGMLQuantizationType.Q8_0: 8,
 }
 
 
@@ -101,13 +113,29 @@ class GGUFCheckpoint:
             for name, tensor in self._tensors.items()
         }
 
-    def is_quantised(self, name: str) -> bool:
-        """False: what a GGUF file holds quantised can't be kept so."""
-        return False
+    def packed_bits(self, name: str) -> float | None:
+        """Bits of a value where our tensor can stay as it is, see `read_quantised`; else None."""
+        bits = _KEPT.get(self._tensors[name].tensor_type)
+        return None if bits is None else PACKED_BITS[bits]
 
-    def read_quantised(self, name: str, take: Take = allocate, cut: Cut | None = None) -> MXFP8Weight:
-        """Raises `ModelError`: there are no MXFP8 tensors in a GGUF file."""
-        raise ModelError(f"{self.path}: tensor {name} is not MXFP8")
+    def read_quantised(self, name: str, take: Take = allocate, cut: Cut | None = None) -> GroupedWeight:
+        """A tensor of type Q4_0, Q4_1 or Q8_0, or a part of it, with its own codes; in memory of its own.
+
+        Raises:
+            ModelError: a part that is no whole groups; names the tensor.
+        """
+        tensor = self._tensors[name]
+        weight = _grouped(tensor.data, tensor.tensor_type)
+        if name.endswith(_ROTATED):
+            weight = weight.each(lambda t: _pair_halves(t, t.shape[0] // self.config.head_dim))
+        if cut is None:
+            return weight
+        if cut.dim == 0:
+            return weight.each(lambda t: t[cut.start : cut.stop])
+        try:
+            return weight.columns(cut.start, cut.stop)
+        except ValueError as error:
+            raise ModelError(f"{self.path}: tensor {tensor.name} {error}") from error
 
     def read(self, name: str, take: Take = allocate, cut: Cut | None = None) -> Tensor:
         """One tensor, or a part of it, dequantised to fp32. What is dequantised comes as memory of its own.
@@ -123,7 +151,7 @@ class GGUFCheckpoint:
             raise ModelError(
                 f"{self.path}: tensor {tensor.name} of type {tensor.tensor_type.name} can't be read ({error})"
             ) from error
-        if name.endswith(("q_proj.weight", "k_proj.weight")):
+        if name.endswith(_ROTATED):
             values = _pair_halves(values, values.shape[0] // self.config.head_dim)
         return values if cut is None else place(values.narrow(cut.dim, cut.start, cut.stop - cut.start), take)
 
@@ -160,6 +188,24 @@ class GGUFCheckpoint:
             if value != config.head_dim:
                 raise ModelError(f"{self.path}: {prefix}{key} {value} differs from the head size {config.head_dim}")
         return config
+
+
+def _grouped(rows_OK: NDArray[np.uint8], kind: gguf.GGMLQuantizationType) -> GroupedWeight:
+    """The blocks of a tensor: a float16 scale, in Q4_1 an offset, and codes (ggml's `block_q4_1` and its like)."""
+    num_rows, size = len(rows_OK), gguf.GGML_QUANT_SIZES[kind][1]
+    blocks_OGK = rows_OK.reshape(num_rows, -1, size)
+
+    def numbers(at: int) -> Tensor:
+        return torch.from_numpy(blocks_OGK[..., at : at + 2].copy().view(np.float16)[..., 0])
+
+    def codes(at: int) -> Tensor:
+        return torch.from_numpy(blocks_OGK[..., at:].reshape(num_rows, -1))
+
+    if kind == gguf.GGMLQuantizationType.Q8_0:
+        return GroupedWeight(codes(2).view(torch.int8), numbers(0))
+    if kind == gguf.GGMLQuantizationType.Q4_1:
+        return GroupedWeight(codes(4), numbers(0), numbers(2))
+    return GroupedWeight(codes(2), numbers(0), numbers(0) * -8)  # Q4_0: scale * (code - 8)
 
 
 def _pair_halves(weight_OI: Tensor, num_heads: int) -> Tensor:

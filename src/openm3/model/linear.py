@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from openm3.kernels.linear import MXFP8Weight, PackedLinear
+from openm3.kernels.linear import PackedLinear, Weight
 from openm3.kernels.memory import Take
 
 
@@ -38,7 +38,7 @@ class FusedLinear:
         self.parts, self._gated, self._exact = parts, gated, exact
         self.packed: PackedLinear | None = None
 
-    def pack(self, *weights_OI: Tensor | MXFP8Weight, backend: str | None = None, take: Take | None = None) -> None:
+    def pack(self, *weights_OI: Weight, backend: str | None = None, take: Take | None = None) -> None:
         """Lays out the parts' weights for inference, see `PackedLinear`; the parts then have none of their own."""
         self.packed = PackedLinear(*weights_OI, exact=self._exact, gated=self._gated, backend=backend, take=take)
         for part in self.parts:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 
@@ -12,8 +13,6 @@ from openm3.config import ModelConfig
 from openm3.model.cache import page_bytes
 from openm3.model.decoder import empty_decoder
 from openm3.model.weights import stays_fp32
-
-_MXFP8_BYTES = 1 + 1 / 32
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ def plan_memory(
     page_size: int,
     dtype: torch.dtype,
     batch_tokens: int,
-    is_packed: Callable[[str], bool] = lambda name: False,
+    packed_bits: Mapping[str, float] = MappingProxyType({}),
 ) -> MemoryPlan:
     """The memory of one context.
 
@@ -67,16 +66,17 @@ def plan_memory(
         page_size: tokens of a page.
         dtype: of matrices and cache.
         batch_tokens: the most tokens of a step.
-        is_packed: whether a parameter stays in MXFP8.
+        packed_bits: the parameters that stay packed, see `packed_bits` in `model/weights.py`.
     """
 
     def parameter_bytes(name: str, shape: torch.Size) -> float:
         fp32 = len(shape) == 1 or stays_fp32(name)
-        return math.prod(shape) * (4 if fp32 else _MXFP8_BYTES if is_packed(name) else dtype.itemsize)
+        return math.prod(shape) * (4 if fp32 else packed_bits.get(name, 8 * dtype.itemsize) / 8)
 
     weights = sum(parameter_bytes(name, shape) for name, shape in shapes.items())
     if config.tie_word_embeddings:
-        weights += config.vocab_size * config.hidden_size * dtype.itemsize  # the head has a layout of its own
+        head = torch.Size((config.vocab_size, config.hidden_size))  # has a layout of its own
+        weights += parameter_bytes("lm_head.weight", head)
     pages = -(-context // page_size)
     return MemoryPlan(
         weights=int(weights),

@@ -13,9 +13,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from openm3.config import ModelConfig, SparseConfig, nearest
+from openm3.config import ModelConfig, SparseConfig, WeightsOption, nearest
 from openm3.errors import InputError, ModelError
-from openm3.kernels.linear import MXFP8Weight
+from openm3.kernels.linear import GroupedWeight, MXFP8Weight, Weight
+from openm3.kernels.linear.grouped import GROUP, PACKED_BITS, quantise
+from openm3.kernels.linear.mxfp8 import BITS as MXFP8_BITS
 from openm3.kernels.linear.mxfp8 import BLOCK
 from openm3.kernels.memory import Memory, Take, allocate
 from openm3.model.decoder import Decoder, collector_paused, empty_decoder
@@ -66,9 +68,9 @@ class SafetensorsCheckpoint:
         source = self._sources[name]
         return source.cut_shape(self.stored[source.name].shape)
 
-    def is_quantised(self, name: str) -> bool:
-        """Whether the file has MXFP8 values and scales for our name."""
-        return self._sources[name].scale is not None
+    def packed_bits(self, name: str) -> float | None:
+        """Bits of a value where the file has MXFP8 values and scales for our name, else None."""
+        return None if self._sources[name].scale is None else MXFP8_BITS
 
     def read(self, name: str, take: Take = allocate, cut: Cut | None = None) -> Tensor:
         """One tensor, or a part of it, in the dtype of its file; MXFP8 dequantised to bfloat16.
@@ -81,7 +83,7 @@ class SafetensorsCheckpoint:
         Raises:
             ModelError: no floating point; names the tensor.
         """
-        if self.is_quantised(name):
+        if self.packed_bits(name) is not None:
             return self.read_quantised(name, take, cut).dequantise()
         source = self._sources[name]
         stored = self.stored[source.name]
@@ -148,7 +150,7 @@ def load_decoder(
     *,
     sparse: SparseConfig | None = None,
     backend: str = "torch",
-    weights: Literal["bf16", "packed"] = "bf16",
+    weights: WeightsOption = "bf16",
     pack: bool = False,
     parallel: Parallel | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -159,19 +161,22 @@ def load_decoder(
         checkpoint: an open checkpoint.
         dtype: of the matrices; norms and routers stay fp32.
         sparse, backend: see `Decoder`.
-        weights: "bf16" dequantises MXFP8 tensors, "packed" keeps them and dequantises at each use; that needs `pack`.
+        weights: see `choose_weights`; all but "bf16" needs `pack`.
         pack: lay out the weights for inference, each as soon as it is read: a second copy is there of one weight a
             thread, no more.
         parallel: of several processes, which compute the model together; only this one's part is read.
         on_progress: called with tensors read and tensors in all.
 
     Raises:
-        InputError: "packed" for a checkpoint that is not quantised.
+        InputError: `weights` is not for this checkpoint, see `choose_weights`.
         ModelError: a tensor is missing, extra or of the wrong shape; the message names it.
 
     Warns:
         UserWarning: a tensor holds NaN; the message names it.
     """
+    weights = choose_weights(checkpoint, weights, dtype, backend)
+    if weights != "bf16" and not pack:
+        raise InputError("weights", f"{weights!r} is for weights that are laid out on a CPU")
     decoder = empty_decoder(checkpoint.config, sparse, backend, parallel)
     expected = {name: p.shape for name, p in decoder.named_parameters()}  # a tied head is not named twice
     whole = expected
@@ -179,27 +184,25 @@ def load_decoder(
         whole = {name: p.shape for name, p in empty_decoder(checkpoint.config).named_parameters()}
     for problem in problems(checkpoint, whole):
         raise ModelError(f"{checkpoint.path}: {problem}")
-    keep = weights == "packed"
-    if keep and not any(checkpoint.is_quantised(name) for name in checkpoint.names):
-        raise InputError("weights", f"'packed' is for MXFP8 checkpoints, and {checkpoint.path.name} is not quantised")
-    if keep and not (pack and dtype == torch.bfloat16):
-        raise InputError("weights", "'packed' computes in bfloat16; leave out dtype float32")
+    bits = packed_bits(checkpoint, decoder, weights)
 
-    def read(name: str, take: Take, *, quantised: bool = False) -> Tensor | MXFP8Weight:
+    def read(name: str, take: Take, *, quantised: bool = False) -> Weight:
         cut = None if parallel is None else parallel.cut(expected[name], whole[name])
         tensor = (checkpoint.read_quantised if quantised else checkpoint.read)(name, take, cut)
         if has_nan(tensor):
             warnings.warn(f"{checkpoint.path}: tensor {checkpoint.file_name(name)} holds NaN", stacklevel=2)
-        if isinstance(tensor, MXFP8Weight):
+        if not isinstance(tensor, Tensor):
             return tensor
         return as_dtype(tensor, torch.float32 if tensor.ndim == 1 or stays_fp32(name) else dtype, take)
 
     memory, scratch = Memory(), threading.local()
 
-    def weight_of(part: nn.Linear, take: Take) -> Tensor | MXFP8Weight:
-        if tied and part is decoder.lm_head:
-            return decoder.embed_tokens.weight
-        return read(name_of[part], take, quantised=keep and checkpoint.is_quantised(name_of[part]))
+    def weight_of(part: nn.Linear, take: Take) -> Weight:
+        head_is_embedding, keep = tied and part is decoder.lm_head, name_of[part] in bits
+        if keep and weights == "packed":
+            return read("embed_tokens.weight" if head_is_embedding else name_of[part], take, quantised=True)
+        weight = decoder.embed_tokens.weight if head_is_embedding else read(name_of[part], take)
+        return quantise(weight.detach()) if keep and isinstance(weight, Tensor) else weight
 
     def pack_all(linears: Sequence[FusedLinear]) -> int:
         """Reads and lays out; what is read lies where the thread read before, so that it stays in the core's cache."""
@@ -227,6 +230,61 @@ def load_decoder(
             if on_progress is not None:
                 on_progress(min(len(alone) + done, len(expected)), len(expected))
     return decoder.finish() if pack else decoder.eval()
+
+
+def choose_weights(
+    checkpoint: Checkpoint, weights: WeightsOption, dtype: torch.dtype, backend: str
+) -> Literal["bf16", "packed", "int8"]:
+    """How the matrices of linear layers are held.
+
+    Args:
+        checkpoint: an open checkpoint.
+        weights: "bf16": in `dtype`. "packed": as the file has them where it is quantised: of a GGUF file Q4_0, Q4_1 and
+            Q8_0, which costs nothing and changes no bit of a result; of MXFP8 checkpoints all, dequantised at each use,
+            which is slow. "int8": in 8 bits with a scale for 32 inputs; what the file has in more is rounded.
+            "auto": "packed" where it costs nothing, else "bf16".
+        dtype: of the matrices.
+        backend: the kernel backend.
+
+    Raises:
+        InputError: not for this checkpoint, dtype or backend.
+    """
+    is_gguf = isinstance(checkpoint, GGUFCheckpoint)
+    is_quantised = any(checkpoint.packed_bits(name) is not None for name in checkpoint.names)
+    if weights == "auto":
+        free = is_gguf and is_quantised and backend == "native" and dtype == torch.bfloat16
+        return "packed" if free else "bf16"
+    if weights == "packed" and not is_quantised:
+        kinds = "Q4_0, Q4_1 or Q8_0 tensors" if is_gguf else "MXFP8 checkpoints"
+        raise InputError("weights", f"'packed' is for {kinds}, and {checkpoint.path.name} has none")
+    if weights != "bf16" and dtype != torch.bfloat16:
+        raise InputError("weights", f"{weights!r} computes in bfloat16; leave out dtype float32")
+    if (weights == "int8" or (weights == "packed" and is_gguf)) and backend != "native":
+        raise InputError("weights", f"{weights!r} needs the native backend, not {backend!r}")
+    return weights
+
+
+def packed_bits(checkpoint: Checkpoint, decoder: Decoder, weights: str) -> dict[str, float]:
+    """The matrices that stay packed, by name, and the bits that a value of theirs then takes; by headers alone.
+
+    The kernel takes parts of one linear layer of 8 or 4 bits when all are of one kind; others are dequantised.
+    """
+    found: dict[str, float] = {}
+    if weights == "bf16":
+        return found
+    name_of = {module: f"{name}.weight" for name, module in decoder.named_modules()}
+    for linear in decoder.fused_linears():
+        names = [name_of[part] for part in linear.parts]
+        if weights == "int8":
+            if all(part.in_features % GROUP == 0 for part in linear.parts):
+                found.update(dict.fromkeys(names, PACKED_BITS[8]))
+            continue
+        stored = ["embed_tokens.weight" if name not in checkpoint.names else name for name in names]
+        bits = [checkpoint.packed_bits(name) for name in stored]
+        if isinstance(checkpoint, GGUFCheckpoint) and len(set(bits)) > 1:
+            continue
+        found.update({name: b for name, b in zip(names, bits, strict=True) if b is not None})
+    return found
 
 
 def problems(checkpoint: Checkpoint, expected: Mapping[str, Sequence[int]]) -> Iterator[str]:
@@ -257,8 +315,10 @@ def _unexpected(checkpoint: Checkpoint, name: str, expected: list[str]) -> str:
     return f"unexpected tensor {in_file!r}{nearest(name, expected)}"
 
 
-def has_nan(tensor: Tensor | MXFP8Weight) -> bool:
+def has_nan(tensor: Weight) -> bool:
     """Whether any value is NaN."""
+    if isinstance(tensor, GroupedWeight):  # an infinite scale makes NaN of zero
+        return not all(bool(t.isfinite().all()) for t in (tensor.scales_OG, tensor.offsets_OG) if t is not None)
     if isinstance(tensor, MXFP8Weight):  # NaN is 0x7F or 0xFF, the largest of signed and of unsigned bytes
         bits = tensor.values_OI.view(torch.uint8)
         return (

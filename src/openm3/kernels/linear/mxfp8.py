@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 BLOCK = 32
+# Of a value, with its share of the scale.
+BITS = 8 + 8 / BLOCK
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,11 @@ from torch.nn import functional as F
 
 from openm3.kernels.backend import choose
 from openm3.kernels.linear import cpu
+from openm3.kernels.linear.grouped import GroupedWeight
 from openm3.kernels.linear.mxfp8 import MXFP8Weight
 from openm3.kernels.memory import Take, allocate, empty, place
+
+Weight = Tensor | MXFP8Weight | GroupedWeight
 
 
 class PackedLinear:
@@ -21,7 +24,9 @@ class PackedLinear:
 
     Args:
         weights_OI: `[O, I]` each, of one dtype. Where one is an `MXFP8Weight`, all stay as they are, and every call
-            dequantises to bfloat16.
+            dequantises to bfloat16. `GroupedWeight`s stay as they are where all are of one kind and the native kernel
+            takes them: a call reads half or a third of the bytes and gives the bits that their bfloat16 numbers give.
+            Elsewhere they are dequantised here.
         exact: return the fp32 product instead of one rounded to the weights' dtype. oneDNN through torch rounds its
             result, so a second pass computes product - result, which is the rounding error, and the sum of both
             is the product. Worth it for logits, where bf16 leaves steps of 0.125 at values of 16 to 32.
@@ -31,12 +36,12 @@ class PackedLinear:
             weight is that weight.
 
     Attributes:
-        layout: "native", "onednn", "plain" or "mxfp8".
+        layout: "native", "native int8", "native int4", "onednn", "plain" or "mxfp8".
     """
 
     def __init__(
         self,
-        *weights_OI: Tensor | MXFP8Weight,
+        *weights_OI: Weight,
         exact: bool = False,
         gated: bool = False,
         backend: str | None = None,
@@ -48,12 +53,19 @@ class PackedLinear:
             raise ValueError(f"gated: expected two weights of one shape, got {[list(w.shape) for w in weights_OI]}")
         self.exact, self.gated = exact, gated
         self._num_outputs = sum(len(w) for w in weights_OI) // (2 if gated else 1)
-        dense = [w.detach() for w in weights_OI if isinstance(w, Tensor)]
-        if len(dense) < len(weights_OI):
-            self._quantised = weights_OI if take is None else tuple(_placed(w, take) for w in weights_OI)
+        self._quantised: tuple[Tensor | MXFP8Weight, ...] = ()
+        grouped = [w for w in weights_OI if isinstance(w, GroupedWeight)]
+        alike = len(grouped) == len(weights_OI) and len({w.bits for w in grouped}) == 1
+        if alike and choose(backend) == "native":
+            self.layout, self._dtype = f"native int{grouped[0].bits}", torch.bfloat16
+            self._weight = cpu.pack_grouped(*grouped, gated=gated, take=take or allocate)
+            return
+        wide = [w.dequantise() if isinstance(w, GroupedWeight) else w for w in weights_OI]
+        dense = [w.detach() for w in wide if isinstance(w, Tensor)]
+        if len(dense) < len(wide):
+            self._quantised = tuple(wide if take is None else (_placed(w, take) for w in wide))
             self.layout, self._dtype = "mxfp8", torch.bfloat16
             return
-        self._quantised = ()
         self._dtype = dense[0].dtype
         self.layout = _layout(dense[0], choose(backend))
         if self.layout == "native":
@@ -72,8 +84,16 @@ class PackedLinear:
         `add_to`, fp32 and contiguous, takes the sum with the product in place and is what is returned.
         """
         x_TI = x_TI.to(self._dtype)
-        if self.layout == "native":
-            return cpu.linear(x_TI, self._weight, self._num_outputs, exact=self.exact, gated=self.gated, add_to=add_to)
+        if self.layout in cpu.WEIGHTS:
+            return cpu.linear(
+                x_TI,
+                self._weight,
+                self._num_outputs,
+                layout=self.layout,
+                exact=self.exact,
+                gated=self.gated,
+                add_to=add_to,
+            )
         out_TO = self._product(x_TI)
         if self.gated:
             gate, up = out_TO.chunk(2, dim=-1)

@@ -10,10 +10,8 @@ from torch import Tensor
 from openm3.config import SwigluOAI
 from openm3.kernels import checks
 from openm3.kernels.backend import choose
-from openm3.kernels.linear import MXFP8Weight, PackedLinear
+from openm3.kernels.linear import PackedLinear, Weight
 from openm3.kernels.moe import reference, torch_path
-
-Weight = Tensor | MXFP8Weight
 
 _CHOOSE = {
     "triton": torch_path.choose_experts,  # no code of their own: torch's operations
@@ -136,4 +134,4 @@ class PackedExperts:
 
 
 def _stack(weights: Sequence[Weight]) -> Tensor:
-    return torch.stack([w.dequantise() if isinstance(w, MXFP8Weight) else w for w in weights])
+    return torch.stack([w if isinstance(w, Tensor) else w.dequantise() for w in weights])

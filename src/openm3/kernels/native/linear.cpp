@@ -4,6 +4,7 @@
 
 #include <type_traits>
 
+#include "linear_groups.h"
 #include "product.h"
 #include "threads.h"
 
@@ -29,42 +30,103 @@ INLINE void store_lanes(const LinearCall& call, int64_t row, int64_t column, Flo
     store_floats(out, value, left);
 }
 
-// N rows times the weights of W vectors. `first` counts vectors of outputs.
-template <Output kOutput, int W, int N>
-void block(const LinearCall& call, int64_t first, int64_t row) {
-    constexpr bool kGated = kOutput == Output::gated;
-    constexpr int kOutputs = kGated ? W / 2 : W;  // vectors; where gated, those of the gate and then of the other half
-    const int64_t depth = call.inputs / 2;
-    const uint32_t* weight[W];
-    for (int w = 0; w < W; ++w) {
-        const int64_t vector = first + w % kOutputs;
-        const int64_t panel = kGated ? vector / kPanelVectors * 2 + w / kOutputs : vector / kPanelVectors;
-        weight[w] = call.weight + panel * depth * kPanel + vector % kPanelVectors * kLanes;
+// Where the weights of W vectors of outputs are: a panel, and the first of its outputs. `first` counts vectors. Where
+// gated, half of them are the gate's, and the others those that it multiplies.
+template <Output kOutput, int W>
+struct Places {
+    static constexpr int kOutputs = kOutput == Output::gated ? W / 2 : W;
+    int64_t panel[W], output[W];
+
+    explicit Places(int64_t first) {
+        for (int w = 0; w < W; ++w) {
+            const int64_t vector = first + w % kOutputs, at = vector / kPanelVectors;
+            panel[w] = kOutput == Output::gated ? at * 2 + w / kOutputs : at;
+            output[w] = vector % kPanelVectors * kLanes;
+        }
     }
+};
+
+// N rows times the weights of W vectors, which `add(sums, x)` multiplies.
+template <Output kOutput, int W, int N, class Add>
+INLINE void block(const LinearCall& call, int64_t first, int64_t row, const Add& add) {
+    constexpr int kOutputs = Places<kOutput, W>::kOutputs;
     const uint32_t* x[N];
     for (int n = 0; n < N; ++n) x[n] = reinterpret_cast<const uint32_t*>(call.x + (row + n) * call.x_stride);
     Floats sums[N][W] = {};
-    const auto weights = [&](int64_t i, Words (&lanes)[W]) {
-        for (int w = 0; w < W; ++w) lanes[w] = load<Words>(weight[w] + i * kPanel);
-    };
-    add_product<Words>(sums, depth, weights, [&](int64_t i, int n) { return x[n] + i; }, weight[0] + 32 * kPanel,
-                       kPanel * sizeof(uint32_t));
+    add(sums, x);
     for (int n = 0; n < N; ++n) {
         for (int w = 0; w < kOutputs; ++w) {
             const int64_t column = (first + w) * kLanes;
-            const Floats value = kGated ? silu(sums[n][w]) * sums[n][w + W - kOutputs] : sums[n][w];
+            const Floats value = kOutput == Output::gated ? silu(sums[n][w]) * sums[n][w + W - kOutputs] : sums[n][w];
             if (column < call.outputs) store_lanes<kOutput>(call, row + n, column, value);
         }
     }
 }
 
+// All rows times weights in bfloat16: W addresses, where a pair of inputs is `step` words behind the one before.
+template <Output kOutput, int W>
+void many_rows(const LinearCall& call, int64_t first, const uint32_t* const (&weight)[W], int64_t step) {
+    const auto lanes_of = [&](int64_t i, Words (&lanes)[W]) {
+        for (int w = 0; w < W; ++w) lanes[w] = load<Words>(weight[w] + i * step);
+    };
+    const auto add = [&](auto& sums, const auto& x) {
+        add_product<Words>(sums, call.inputs / 2, lanes_of, [&](int64_t i, int n) { return x[n] + i; },
+                           weight[0] + 32 * step, step * sizeof(uint32_t));
+    };
+    constexpr int kRows = kSums / W;
+    int64_t row = 0;
+    for (; row + kRows <= call.rows; row += kRows) block<kOutput, W, kRows>(call, first, row, add);
+    for (; row < call.rows; ++row) block<kOutput, W, 1>(call, first, row, add);
+}
+
+// One row times weights that are widened on the way, many times weights that were widened before.
+template <Weights kWeights, Output kOutput, int W>
+void grouped(const LinearCall& call, int64_t first) {
+    const Places<kOutput, W> places(first);
+    const int64_t num_groups = call.inputs / kGroup, bytes = group_bytes(kWeights);
+    Group<kWeights> groups[W];
+    const auto open = [&](int64_t g) {
+        for (int w = 0; w < W; ++w) {
+            groups[w].open(call.weight + (places.panel[w] * num_groups + g) * bytes, places.output[w]);
+        }
+    };
+    const auto lanes_of = [&](int64_t i, Words (&lanes)[W]) {
+        for (int w = 0; w < W; w += kPanelVectors) groups[w].fetch(i);
+        for (int w = 0; w < W; ++w) lanes[w] = groups[w].pair(i);
+    };
+    if (call.rows == 1) {
+        return block<kOutput, W, 1>(call, first, 0, [&](auto& sums, const auto& x) {
+            for (int64_t g = 0; g < num_groups; ++g) {
+                open(g);
+                add_product<Words>(sums, kGroupPairs, lanes_of,
+                                   [&](int64_t i, int) { return x[0] + g * kGroupPairs + i; }, nullptr, 0);
+            }
+        });
+    }
+    auto* wide = reinterpret_cast<uint32_t*>(thread_scratch(Use::task, call.inputs / 2 * W * sizeof(Words)));
+    for (int64_t g = 0; g < num_groups; ++g) {
+        open(g);
+        for (int64_t i = 0; i < kGroupPairs; ++i) {
+            Words lanes[W];
+            lanes_of(i, lanes);
+            for (int w = 0; w < W; ++w) store(wide + ((g * kGroupPairs + i) * W + w) * kLanes, lanes[w]);
+        }
+    }
+    const uint32_t* weight[W];
+    for (int w = 0; w < W; ++w) weight[w] = wide + w * kLanes;
+    many_rows<kOutput, W>(call, first, weight, W * kLanes);
+}
+
 // All rows times the weights of W vectors.
 template <Output kOutput, int W>
 void columns(const LinearCall& call, int64_t first) {
-    constexpr int kRows = kSums / W;
-    int64_t row = 0;
-    for (; row + kRows <= call.rows; row += kRows) block<kOutput, W, kRows>(call, first, row);
-    for (; row < call.rows; ++row) block<kOutput, W, 1>(call, first, row);
+    if (call.weights == Weights::int8) return grouped<Weights::int8, kOutput, W>(call, first);
+    if (call.weights == Weights::int4) return grouped<Weights::int4, kOutput, W>(call, first);
+    const Places<kOutput, W> places(first);
+    const auto* words = reinterpret_cast<const uint32_t*>(call.weight);
+    const uint32_t* weight[W];
+    for (int w = 0; w < W; ++w) weight[w] = words + places.panel[w] * (call.inputs / 2) * kPanel + places.output[w];
+    many_rows<kOutput, W>(call, first, weight, kPanel);
 }
 
 template <Output kOutput>

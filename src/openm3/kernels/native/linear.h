@@ -1,4 +1,4 @@
-// y = x W^T for bfloat16 x and W, fp32 sums.
+// y = x W^T for bfloat16 x, fp32 sums. W is in bfloat16, or in numbers of 8 or 4 bits that are widened to it.
 #pragma once
 
 #include <cstdint>
@@ -7,8 +7,23 @@
 
 namespace openm3 {
 
-// Outputs whose weights lie together: for every pair of inputs, one word (two bfloat16) of each of the 32.
+// Outputs whose weights lie together.
 constexpr int kPanel = 32;
+// Inputs of an output that share a scale.
+constexpr int kGroup = 32;
+
+// What a panel is made of.
+enum class Weights {
+    // For every pair of inputs a word (two bfloat16) of each output.
+    bfloat16,
+    // For every group of inputs: float16 scales of the outputs, then for every pair of inputs two signed bytes of each
+    // output. A weight is bfloat16(scale * code).
+    int8,
+    // For every group of inputs: float16 scales of the outputs, float16 offsets, then for every pair of inputs one byte
+    // of each output. Of 16 outputs, the codes of the first 8 are in the low halves of their bytes, one input after the
+    // other, and those of the others in the high halves. A weight is bfloat16(scale * code + offset).
+    int4,
+};
 
 enum class Output {
     bfloat16,  // out = y
@@ -18,9 +33,10 @@ enum class Output {
 };
 
 struct LinearCall {
-    const uint32_t* weight;  // [panels][inputs / 2][kPanel] words
-    const uint16_t* x;       // [rows][inputs] bfloat16
-    void* out;               // [rows][outputs]
+    Weights weights;
+    const uint8_t* weight;  // panels
+    const uint16_t* x;      // [rows][inputs] bfloat16
+    void* out;              // [rows][outputs]
     int64_t x_stride, out_stride;
     int64_t rows, inputs, outputs;
     Output output;

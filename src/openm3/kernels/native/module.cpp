@@ -22,10 +22,11 @@ T* at(Address address) {
     return reinterpret_cast<T*>(address);
 }
 
-void linear(Address weight, Address x, Address out, int64_t x_stride, int64_t out_stride, int64_t rows, int64_t inputs,
-            int64_t outputs, int output, int num_threads) {
-    OPENM3_KERNEL(linear)({at<uint32_t>(weight), at<uint16_t>(x), at<void>(out), x_stride, out_stride, rows, inputs,
-                           outputs, static_cast<openm3::Output>(output), num_threads});
+void linear(int weights, Address weight, Address x, Address out, int64_t x_stride, int64_t out_stride, int64_t rows,
+            int64_t inputs, int64_t outputs, int output, int num_threads) {
+    OPENM3_KERNEL(linear)({static_cast<openm3::Weights>(weights), at<uint8_t>(weight), at<uint16_t>(x), at<void>(out),
+                           x_stride, out_stride, rows, inputs, outputs, static_cast<openm3::Output>(output),
+                           num_threads});
 }
 
 // block_ids is 0 for dense attention, lse where nobody asks for it.
