@@ -5,13 +5,20 @@ from __future__ import annotations
 import pytest
 import torch
 
+from helpers.paged_case import DEVICE
 from openm3.config import SwigluOAI
+from openm3.kernels.backend import BACKENDS
 from openm3.kernels.moe import PackedExperts, choose_experts
 from openm3.kernels.swiglu import swiglu_oai
 
 SWIGLU = SwigluOAI(swiglu_alpha=1.702, swiglu_beta=1.0, swiglu_limit=7.0)
 TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.1}
+GROUPED = [name for name in ("torch", "triton") if name in BACKENDS]  # Triton in its interpreter where there is no GPU
 T, C, E, K, I = 33, 48, 16, 4, 40  # noqa: E741
+
+
+def on(backend: str) -> str:
+    return DEVICE if backend == "triton" else "cpu"
 
 
 def weights(dtype: torch.dtype) -> tuple[list[torch.Tensor], ...]:
@@ -25,16 +32,24 @@ def routed(num_tokens: int = T) -> tuple[torch.Tensor, torch.Tensor]:
     return choose_experts(torch.randn(num_tokens, E), 0.1 * torch.randn(E), K, 2.0)
 
 
+def packed(dtype: torch.dtype, backend: str, first: int = 0, last: int = E) -> PackedExperts:
+    """Some of the experts, where a backend runs."""
+    some = [[w.to(on(backend)) for w in each] for each in list(zip(*weights(dtype), strict=True))[first:last]]
+    return PackedExperts(some, SWIGLU, backend=backend, span=(first, E))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("backend", GROUPED)
 @pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("num_tokens", [1, 2, T])
-def test_the_grouped_path_is_the_definition(dtype: torch.dtype, num_tokens: int) -> None:
+def test_the_grouped_path_is_the_definition(dtype: torch.dtype, num_tokens: int, backend: str) -> None:
     w = weights(dtype)
     x, start = torch.randn(num_tokens, C).to(dtype), torch.randn(num_tokens, C)
     ids_and_weights = routed(num_tokens)
     expected = PackedExperts(zip(*w, strict=True), SWIGLU, backend="reference")(
         x, *ids_and_weights, add_to=start.clone()
     )
-    grouped = PackedExperts(zip(*w, strict=True), SWIGLU)(x, *ids_and_weights, add_to=start.clone())
+    given = [t.to(on(backend)) for t in (x, *ids_and_weights)]
+    grouped = packed(dtype, backend)(*given, add_to=start.clone().to(on(backend))).cpu()
     torch.testing.assert_close(grouped, expected, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
     assert not torch.equal(grouped, start)
 
@@ -49,23 +64,25 @@ def test_a_token_gives_the_same_in_any_company(dtype: torch.dtype) -> None:
     torch.testing.assert_close(whole, alone, atol=0 if dtype == torch.bfloat16 else 1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("backend", ["torch", "reference"])
+@pytest.mark.parametrize("backend", [*GROUPED, "reference"])
 def test_parts_of_the_experts_add_up_to_all(backend: str) -> None:
-    w, x, (ids, share) = list(zip(*weights(torch.float32), strict=True)), torch.randn(T, C), routed()
-    whole = PackedExperts(w, SWIGLU, backend=backend)(x, ids, share, add_to=torch.zeros(T, C))
-    parts = torch.zeros(T, C)
+    given = [t.to(on(backend)) for t in (torch.randn(T, C), *routed())]
+    whole = packed(torch.float32, backend)(*given, add_to=torch.zeros(T, C).to(on(backend)))
+    parts = torch.zeros(T, C).to(on(backend))
     for first, last in ((0, 3), (3, 15), (15, E)):
-        parts = PackedExperts(w[first:last], SWIGLU, backend=backend, span=(first, E))(x, ids, share, add_to=parts)
+        parts = packed(torch.float32, backend, first, last)(*given, add_to=parts)
     torch.testing.assert_close(parts, whole)
 
 
-def test_experts_without_tokens_are_not_touched() -> None:
+@pytest.mark.parametrize("backend", GROUPED)
+def test_experts_without_tokens_are_not_touched(backend: str) -> None:
     w1, w2, w3 = weights(torch.float32)
     for w in (w1, w2, w3):
         w[5] = torch.full_like(w[5], torch.nan)
-    out = PackedExperts(zip(w1, w2, w3, strict=True), SWIGLU)(
-        torch.randn(8, C), torch.tensor([[0, 4, 6, 15]] * 8), torch.ones(8, 4), add_to=torch.zeros(8, C)
-    )
+    experts = zip(*([x.to(on(backend)) for x in w] for w in (w1, w2, w3)), strict=True)
+    given = (torch.randn(8, C), torch.tensor([[0, 4, 6, 15]] * 8), torch.ones(8, 4), torch.zeros(8, C))
+    x, ids, share, add_to = (t.to(on(backend)) for t in given)
+    out = PackedExperts(experts, SWIGLU, backend=backend)(x, ids, share, add_to=add_to)
     assert torch.isfinite(out).all()
 
 

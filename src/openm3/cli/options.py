@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
-from click.core import ParameterSource
 
 from openm3 import hub
-from openm3.cli.progress import Progress, format_amount
+from openm3.cli.progress import Progress
 from openm3.config import EngineConfig, SparseConfig, WeightsOption
-from openm3.context.store import Store
 
 if TYPE_CHECKING:
-    from openm3.context.files import Collection
     from openm3.engine.llm import LLM
     from openm3.engine.params import SamplingParams
 
 Command = Callable[..., None]
-
-_NOT_KEPT = {"cache_gb", "device", "backend", "tensor_parallel", "threads"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +34,7 @@ class ModelOptions:
     weights: WeightsOption
     device: Literal["cpu", "cuda"] | None
     backend: str | None
+    graphs: bool
     tensor_parallel: int
     step_ms: int | None
     overflow: Literal["refuse", "compact"]
@@ -62,23 +56,11 @@ class ModelOptions:
             weights=self.weights,
             device=self.device,
             backend=self.backend,
+            cuda_graphs=self.graphs,
             tensor_parallel=self.tensor_parallel,
             step_ms=self.step_ms,
             overflow=self.overflow,
         )
-
-    def kept(self) -> dict[str, Any]:
-        """What is kept beside a context that these options read: all but what is this machine's or this run's."""
-        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _NOT_KEPT}
-        if Path(self.model).exists():
-            values["model"] = str(Path(self.model).resolve())
-        return values
-
-    def like(self, kept: Mapping[str, Any]) -> ModelOptions:
-        """The same, with what is kept beside a context where the command line says nothing else."""
-        source = click.get_current_context().get_parameter_source
-        here = {field.name for field in fields(self) if source(field.name) is ParameterSource.DEFAULT}
-        return replace(self, **{name: value for name, value in kept.items() if name in here})
 
     def load(self) -> LLM:
         """Loads the model, and fetches it first when it is not on this disk."""
@@ -92,29 +74,6 @@ class ModelOptions:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         return LLM(path, config)
-
-    def load_with(self, name: str) -> tuple[LLM, Collection]:
-        """Loads a kept context and the model that read it, which then knows it; returns the context's files too.
-
-        Raises:
-            InputError: there is no such context, or the cache can't hold it.
-            StoreError: it was altered, or the model or an option is another one.
-        """
-        with contexts_here().open(name) as context:
-            llm = self.like(context.about.options).load()
-            from openm3.engine import contexts
-
-            started = time.perf_counter()
-            num_tokens = contexts.load(llm, context)
-            took_s = time.perf_counter() - started
-            size = format_amount(context.num_bytes, "bytes")
-            click.echo(f"{name}: {num_tokens:,} tokens, {size}, loaded in {took_s:.2f} s", err=True)
-            return llm, context.collection()
-
-
-def contexts_here() -> Store:
-    """The contexts on this disk, beside the models."""
-    return Store(hub.home() / "contexts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +129,8 @@ _MODEL_OPTIONS = (
                  help="Where weights and cache lie. Default: a GPU where there is one."),
     click.option("--backend", metavar="NAME",
                  help="Kernels: triton, native, torch, reference. Default: the best that is there."),
+    click.option("--graphs/--no-graphs", default=True, show_default=True,
+                 help="On a GPU, record each kind of decode step once and replay it."),
     click.option("--tensor-parallel", type=click.IntRange(min=1), default=1, show_default=True, metavar="N",
                  help="Compute the model in N processes, each with its part of it; on GPUs one each."),
     click.option("--step-ms", type=click.IntRange(min=1), metavar="MS",

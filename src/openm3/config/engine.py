@@ -30,6 +30,8 @@ class EngineConfig:
             reads a third of the bytes; MXFP8 dequantised at each use: half the memory, several times the work. "int8"
             rounds whatever the file has to 8 bits with a scale for 32 inputs. "auto": "packed" for GGUF files where
             it can be, else "bf16"; `Runner.weights` says which.
+        cuda_graphs: on a GPU, record each kind of decode step once and replay it, so that Python launches nothing; one
+            process only.
         backend: name of the kernel backend; None chooses the best that is there.
         tensor_parallel: processes that compute the model together, each with its part of weights and cache; on GPUs
             each has one of its own. They are spawned, so a script guards its main part with `__name__ == "__main__"`.
@@ -54,6 +56,7 @@ class EngineConfig:
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     device: Literal["cpu", "cuda"] | None = None
     weights: WeightsOption = "auto"
+    cuda_graphs: bool = True
     backend: str | None = None
     tensor_parallel: int = 1
     cache_bytes: int | None = None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from openm3.config import EngineConfig
+from openm3.engine.graphs import DecodeGraphs
 from openm3.errors import InputError
 from openm3.kernels.backend import choose, choose_device
 from openm3.kernels.select_blocks import QuantisedIndex
@@ -42,6 +43,9 @@ class Runner:
             an order of their own for each size.
         max_context: longest prompt and answer together.
         vision: None where the model can't see.
+        graphs: the recorded decode steps; None where every step is launched from Python: on a CPU, in several
+            processes, with packed weights (their experts wait for what was chosen), and where the configuration says
+            so.
     """
 
     def __init__(self, checkpoint: Checkpoint, config: EngineConfig, parallel: Parallel | None = None) -> None:
@@ -62,7 +66,9 @@ class Runner:
         cache_bytes = config.cache_bytes or max(full_window, _SMALLEST_CACHE_BYTES)
         self.num_pages = max(1, cache_bytes // one_page)
         part = model if parallel is None else parallel.part_of(model)
-        self.cache = KVCache.allocate(part, self.num_pages, page_size, dtype, self.device, quantised=quantised)
+        self.cache = KVCache.allocate(
+            part, self.num_pages, page_size, dtype, self.device, quantised=quantised, backend=self.backend
+        )
         sparse = config.sparse if config.attention == "sparse" else None
         on_cpu = self.device.type == "cpu"
         self.decoder = load_decoder(
@@ -76,6 +82,8 @@ class Runner:
         )
         if not on_cpu:
             self.decoder.to(self.device).pack()
+        replays = config.cuda_graphs and self.device.type == "cuda" and parallel is None and self.weights == "bf16"
+        self.graphs = DecodeGraphs(self.decoder, self.cache, page_size) if replays else None
         self.vision = vision_of(checkpoint, dtype) if parallel is None or parallel.rank == 0 else None
 
     def _choose_index(self, config: EngineConfig) -> str | None:
@@ -83,11 +91,10 @@ class Runner:
             if config.index != "auto":
                 raise InputError("index", f"{config.index!r} needs sparse attention; nothing is chosen here")
             return None
-        if config.index == "int8" and self.backend != "native":
-            raise InputError("index", f"'int8' needs the native backend, not {self.backend!r}")
+        if config.index == "int8" and self.backend not in ("native", "triton"):
+            raise InputError("index", f"'int8' needs the native or the triton backend, not {self.backend!r}")
         if config.index == "auto":
-            pays = QuantisedIndex.pays(config.sparse, self.max_context)
-            return "int8" if self.backend == "native" and pays else "exact"
+            return "int8" if QuantisedIndex.pays(config.sparse, self.max_context, self.backend) else "exact"
         return config.index
 
     @torch.inference_mode()
@@ -108,7 +115,9 @@ class Runner:
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> Tensor:
-        """fp32 `[L, vocab_size]` logits of the batch's `logit_rows_L`, on the CPU."""
+        """fp32 `[L, vocab_size]` logits of the batch's `logit_rows_L`, on the CPU; the next call may overwrite them."""
+        if self.graphs is not None and self.graphs.fits(batch):
+            return self.graphs.run(batch)
         logits_LV: Tensor = self.decoder(batch.to(self.device), self.cache)
         return logits_LV.cpu()
 

@@ -49,7 +49,7 @@ class Readers:
     entry: Tensor
 
 
-@dataclass(frozen=True)
+@dataclass
 class DeviceBatch:
     """What a `PagedBatch` says, on a device.
 
@@ -97,6 +97,18 @@ class DeviceBatch:
             int32(column_block),
             batch,
         )
+
+    def move_to(self, page_table: Tensor, context_len: Tensor) -> None:
+        """Reads pages and lengths there from now on, whatever they come to be: of a batch with a query a sequence."""
+        self.page_table, self.context_len = page_table, context_len
+
+    def follow_lengths(self) -> None:
+        """Finds, on the device, the queries' positions and slots from what `page_table` and `context_len` hold."""
+        size = self.batch.page_size
+        self.position.copy_(self.context_len - 1)
+        block = (self.position // size).long()
+        self.slots[0].copy_(self.page_table.gather(1, block[:, None])[:, 0])
+        self.slots[1].copy_(self.position % size)
 
     def few_and_many(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The sequences to decode, and the others."""

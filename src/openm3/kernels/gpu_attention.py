@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from openm3.kernels.device import DeviceBatch, Tiles
-from openm3.kernels.gpu_shape import key_tile, power_of_2
+from openm3.kernels.gpu_shape import key_tile, overlapping, power_of_2
 from openm3.kernels.gpu_tuning import Launch, tuning
 from openm3.kernels.paged import PagedBatch
 
@@ -96,7 +96,7 @@ def _launch(
     if splits > 1:
         part_out = torch.empty((len(tiles), num_heads, splits, head_size), device=q.device)
         part_lse = torch.empty((len(tiles), num_heads, splits), device=q.device)
-    num_rows = max(16, size * group)
+    num_rows, waits = max(16, size * group), overlapping(q.device)
     _attend_kernel[(len(tiles), num_groups, splits)](
         q,
         k,
@@ -130,10 +130,21 @@ def _launch(
         BN=1 if ids is None else power_of_2(ids.shape[2]),
         num_warps=launch.warps,
         num_stages=launch.stages,
+        **waits,
     )
     if splits > 1:
         _merge_kernel[(len(tiles), num_heads)](
-            part_out, part_lse, out, lse, tiles.row, num_heads, SPLITS=splits, D=head_size, BD=wide, num_warps=4
+            part_out,
+            part_lse,
+            out,
+            lse,
+            tiles.row,
+            num_heads,
+            SPLITS=splits,
+            D=head_size,
+            BD=wide,
+            num_warps=4,
+            **waits,
         )
 
 
@@ -199,7 +210,11 @@ def _attend_kernel(
     BD: tl.constexpr,
     BS: tl.constexpr,
     BN: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
+    if OVERLAPS:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     tile, group, split = tl.program_id(0), tl.program_id(1), tl.program_id(2)
     if not CHOSEN:
         tile = tl.num_programs(0) - 1 - tile  # the longest first
@@ -276,7 +291,11 @@ def _merge_kernel(
     SPLITS: tl.constexpr,
     D: tl.constexpr,
     BD: tl.constexpr,
+    OVERLAPS: tl.constexpr,
 ):
+    if OVERLAPS:
+        tl.extra.cuda.gdc_wait()
+        tl.extra.cuda.gdc_launch_dependents()
     tile, head = tl.program_id(0), tl.program_id(1)
     part, d = tl.arange(0, SPLITS), tl.arange(0, BD)
     where = (tile.to(tl.int64) * num_heads + head) * SPLITS + part

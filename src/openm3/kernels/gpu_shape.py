@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import torch
 
@@ -25,3 +26,11 @@ def key_tile(page_size: int, head_size: int, itemsize: int) -> int:
 def num_processors(device: torch.device) -> int:
     """Multiprocessors of a GPU; a few where the interpreter stands in for one."""
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 2
+
+
+@functools.cache
+def overlapping(device: torch.device) -> dict[str, Any]:
+    """Options with which a kernel starts while the one before it still runs, and then waits for it (from Hopper on)."""
+    if device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < 9:
+        return {"OVERLAPS": False}
+    return {"OVERLAPS": True, "launch_pdl": True}

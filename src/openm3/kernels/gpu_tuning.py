@@ -24,6 +24,7 @@ class Tuning:
 
     Attributes:
         scan_few, scan_many: block scores of few queries (a decode step) and of many.
+        bound_few: bounds of them from keys of 8 bits.
         dense_few, dense_many: attention over all tokens.
         sparse_few, sparse_many: attention over chosen blocks, by query.
         by_block: the same, by block; a block's queries are shared out to so many programs for each multiprocessor.
@@ -32,6 +33,7 @@ class Tuning:
 
     scan_few: Launch = Launch(16, 3, 4, 2)
     scan_many: Launch = Launch(128, 4, 4, 2)
+    bound_few: Launch = Launch(16, 3, 4, 2)
     dense_few: Launch = Launch(16, 0, 4, 2)
     dense_many: Launch = Launch(64, 0, 4, 2)
     sparse_few: Launch = Launch(16, 0, 4, 1)
@@ -42,9 +44,10 @@ class Tuning:
 
 # By compute capability, the first number; for others the values above, which fit 100 KB of shared memory.
 _TUNED = {
-    9: Tuning(  # H200, LOG.md
+    9: Tuning(  # H100 and H200, LOG.md
         scan_few=Launch(16, 3, 4, 3),
         scan_many=Launch(128, 4, 8, 2),
+        bound_few=Launch(16, 3, 4, 5),
         dense_few=Launch(16, 0, 4, 3),
         dense_many=Launch(128, 0, 8, 3),
         sparse_few=Launch(16, 0, 4, 2),

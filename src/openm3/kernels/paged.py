@@ -101,6 +101,15 @@ class PagedBatch:
         starts[1:] = torch.tensor(query_lens, dtype=torch.int32).cumsum(0)
         return cls(starts, torch.tensor(context_lens, dtype=torch.int32), table, page_size)
 
+    @classmethod
+    def of_decode(cls, num_sequences: int, width: int, page_size: int) -> PagedBatch:
+        """One query token for each sequence, of the longest contexts that `width` pages hold.
+
+        What kernels are recorded with: `on(device)` stays, and its contents may be changed, see `DeviceBatch.move_to`.
+        """
+        contexts = [width * page_size] * num_sequences
+        return cls.build([1] * num_sequences, contexts, [[0] * width] * num_sequences, page_size)
+
     @property
     def num_tokens(self) -> int:
         """T: packed query tokens."""
@@ -153,6 +162,10 @@ class PagedBatch:
     @cached_property
     def _copies(self) -> dict[torch.device, DeviceBatch]:
         return {}
+
+    def positions_on(self, device: torch.device) -> Tensor:
+        """The position of every query token, where the network is."""
+        return self.on(device).position if device.type != "cpu" or device in self._copies else self.positions_T
 
     def on(self, device: torch.device) -> DeviceBatch:
         """This batch as the kernels of a GPU read it, copied there once."""

@@ -90,10 +90,11 @@ class KVCache:
         device: torch.device | None = None,
         *,
         quantised: bool = False,
+        backend: str | None = None,
     ) -> KVCache:
         """Reserves the pages; on a CPU the system gives memory to a page when it is first written.
 
-        `quantised` adds the keys that blocks are chosen by in 8 bits, in all layers that choose.
+        `quantised` adds the keys that blocks are chosen by in 8 bits, in all layers that choose, for a backend.
 
         Raises:
             InputError: the memory can't be had.
@@ -107,8 +108,8 @@ class KVCache:
         def layer(number: int) -> LayerCache:
             parts = page_parts(config, number, page_size, dtype)
             tensors = {part.name: tensor(part) for part in parts}
-            chosen_by = [tensors[part.name] for part in parts if part.chooses]
-            return LayerCache(**tensors, quantised=QuantisedIndex(*chosen_by) if quantised and chosen_by else None)
+            chosen_by = [tensors[part.name] for part in parts if part.chooses and quantised]
+            return LayerCache(**tensors, quantised=QuantisedIndex(chosen_by[0], backend) if chosen_by else None)
 
         try:
             return cls(tuple(layer(number) for number in range(config.num_hidden_layers)))

@@ -134,7 +134,7 @@ class Decoder(nn.Module):
         x_TC: Tensor = self.embed_tokens(batch.token_ids_T).float()
         if batch.seen_rows_M is not None and batch.seen_MC is not None:
             x_TC = x_TC.index_copy(0, batch.seen_rows_M, batch.seen_MC)
-        rotated = rotation(self.inv_freq_E, batch.paged.positions_T.to(self.inv_freq_E.device))
+        rotated = rotation(self.inv_freq_E, batch.paged.positions_on(self.inv_freq_E.device))
         for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
             x_TC = layer(x_TC, batch.paged, layer_cache, rotated)
         return x_TC

@@ -69,6 +69,8 @@ class SparseMoE(nn.Module):
         experts = cast(list[Expert], list(self.experts.values()))
         packed = [linear.packed for expert in experts for linear in expert.fused if linear.packed is not None]
         if packed:
-            return PackedExperts.of(packed[0::2], packed[1::2], self.gate.in_features, self.swiglu, self._span)
+            return PackedExperts.of(
+                packed[0::2], packed[1::2], self.gate.in_features, self.swiglu, self._span, self.backend
+            )
         weights = ((expert.w1.weight, expert.w2.weight, expert.w3.weight) for expert in experts)
         return PackedExperts(weights, self.swiglu, backend=self.backend, span=self._span)

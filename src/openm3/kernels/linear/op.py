@@ -78,6 +78,11 @@ class PackedLinear:
         else:
             self._weight = torch.cat(dense) if len(dense) > 1 else dense[0]
 
+    @property
+    def plain(self) -> Tensor | None:
+        """The stacked weights where they lie as they came, else None."""
+        return self._weight if self.layout == "plain" else None
+
     def __call__(self, x_TI: Tensor, *, add_to: Tensor | None = None) -> Tensor:
         """`[T, all outputs]` of `[T, I]`; x is rounded to the weights' dtype.
 
@@ -106,6 +111,8 @@ class PackedLinear:
             out = [F.linear(x_TI.float(), w.float()) if self.exact else F.linear(x_TI, w) for w in dense]
             return torch.cat(out, dim=-1)
         if self.layout == "plain":
+            if self.exact and x_TI.is_cuda and self._dtype != torch.float32:
+                return torch.mm(x_TI, self._weight.T, out_dtype=torch.float32)  # the product before it is rounded
             return F.linear(x_TI.float(), self._weight.float()) if self.exact else F.linear(x_TI, self._weight)
         out_TO: Tensor = torch.ops.mkldnn._linear_pointwise(x_TI, self._weight, None, "none", [], "")
         if not self.exact:
@@ -121,7 +128,7 @@ def _placed(weight_OI: Tensor | MXFP8Weight, take: Take) -> Tensor | MXFP8Weight
 
 
 def _layout(weight_OI: Tensor, backend: str) -> str:
-    if weight_OI.device.type != "cpu" or weight_OI.dtype != torch.bfloat16:
+    if weight_OI.device.type != "cpu" or weight_OI.dtype != torch.bfloat16 or backend == "triton":
         return "plain"
     if backend == "native":
         return "native"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,8 +11,12 @@ from torch import Tensor
 from openm3.config import SwigluOAI
 from openm3.kernels import checks
 from openm3.kernels.backend import choose
+from openm3.kernels.lazy import lazy
 from openm3.kernels.linear import PackedLinear, Weight
 from openm3.kernels.moe import reference, torch_path
+
+_experts_on_gpu = lazy("openm3.kernels.moe.gpu", "experts")
+_addresses = lazy("openm3.kernels.moe.gpu", "addresses")
 
 _CHOOSE = {
     "triton": torch_path.choose_experts,  # no code of their own: torch's operations
@@ -55,8 +60,9 @@ def choose_experts(
 class PackedExperts:
     """y = sum over a token's experts e of weight * w2_e swiglu_oai(w1_e x, w3_e x), weights laid out once.
 
-    Only experts that a token of the call chose are touched. The sum of a token runs in the order of expert ids, so it
-    does not depend on the tokens around it.
+    Only experts that a token of the call chose are touched. The sum of a token runs in an order of its own, so it does
+    not depend on the tokens around it. On Triton nothing waits for what was chosen, and ids are not checked; experts
+    that stay in MXFP8 are multiplied by torch there, one after the other.
 
     Args:
         experts: w1, w2 and w3 of every expert: gate `[I, C]`, down `[C, I]`, up `[I, C]`.
@@ -76,6 +82,7 @@ class PackedExperts:
     ) -> None:
         self._swiglu = swiglu
         self._plain: tuple[Tensor, ...] | None = None
+        self._on_gpu: Any = None
         if choose(backend) == "reference":
             self._plain = tuple(map(_stack, zip(*experts, strict=True)))
             num_here, _, self.hidden_size = self._plain[0].shape
@@ -87,6 +94,7 @@ class PackedExperts:
             self._down.append(PackedLinear(w2, backend=backend))
             self.hidden_size = w1.shape[1]
         self.first_expert, self.num_experts = span or (0, len(self._down))
+        self._find_addresses(backend)
 
     @classmethod
     def of(
@@ -96,12 +104,20 @@ class PackedExperts:
         hidden_size: int,
         swiglu: SwigluOAI,
         span: tuple[int, int],
+        backend: str = "torch",
     ) -> PackedExperts:
-        """Experts that are laid out already: of each, w1 and w3 together, and w2."""
+        """Experts that are laid out already, for the same backend: of each, w1 and w3 together, and w2."""
         packed = cls.__new__(cls)
         packed._swiglu, packed._plain, packed._gate_up, packed._down = swiglu, None, list(gate_up), list(down)
         (packed.first_expert, packed.num_experts), packed.hidden_size = span, hidden_size
+        packed._find_addresses(backend)
         return packed
+
+    def _find_addresses(self, backend: str) -> None:
+        self._on_gpu = None
+        weights = [[linear.plain for linear in some] for some in (self._gate_up, self._down)]
+        if choose(backend) == "triton" and all(w is not None for some in weights for w in some):
+            self._on_gpu = _addresses(*weights)
 
     def __call__(self, x_TC: Tensor, expert_ids_TK: Tensor, weights_TK: Tensor, *, add_to: Tensor) -> Tensor:
         """`add_to` with the experts' result added; it may be changed in place.
@@ -124,9 +140,12 @@ class PackedExperts:
                 f"expert_ids_TK, weights_TK, add_to: expected int64, float32, float32, got {expert_ids_TK.dtype}, "
                 f"{weights_TK.dtype}, {add_to.dtype}"
             )
+        given = (x_TC, expert_ids_TK, weights_TK)
+        if self._on_gpu is not None:
+            added: Tensor = _experts_on_gpu(*given, self._on_gpu, self._swiglu, self.first_expert, add_to)
+            return added
         if not 0 <= int(expert_ids_TK.min()) <= int(expert_ids_TK.max()) < self.num_experts:
             raise ValueError(f"expert_ids_TK: expected ids of {self.num_experts} experts")
-        given = (x_TC, expert_ids_TK, weights_TK)
         if self._plain is not None:
             w1, w2, w3 = self._plain
             return reference.experts(*given, w1, w2, w3, self._swiglu, self.first_expert, add_to)

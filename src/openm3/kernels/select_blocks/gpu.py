@@ -19,15 +19,21 @@ from openm3.kernels.device import FEW_QUERIES, DeviceBatch, Tiles
 from openm3.kernels.gpu_shape import key_tile, num_processors, power_of_2
 from openm3.kernels.gpu_tuning import Launch, tuning
 from openm3.kernels.paged import PagedBatch
+from openm3.kernels.select_blocks.gpu_few import MOST_SLOTS, select_few
+from openm3.kernels.select_blocks.gpu_tile import LAST_ID, ranked, store_group_maxima, tile_maxima
+from openm3.kernels.select_blocks.quantised import QuantisedIndex
 
-_LARGEST = tl.constexpr(torch.finfo(torch.float32).max)
-_LAST_ID = tl.constexpr(0x7FFFFFFF)
 _SCORES_BYTES = 1 << 29  # of block scores at once
 _PART, _MOST_KEYS = 512, 4096  # blocks of which one program keeps the best, and what the last program may be given
 
 
 def select_blocks(
-    index_q_TJC: Tensor, index_k_cache_PXSC: Tensor, batch: PagedBatch, sparse: SparseConfig, num_groups: int
+    index_q_TJC: Tensor,
+    index_k_cache_PXSC: Tensor,
+    batch: PagedBatch,
+    sparse: SparseConfig,
+    num_groups: int,
+    quantised: QuantisedIndex | None = None,
 ) -> Tensor:
     if index_q_TJC.stride(2) != 1:
         index_q_TJC = index_q_TJC.contiguous()
@@ -48,6 +54,10 @@ def select_blocks(
         for first in range(0, len(tiles), at_once):
             some = slice(first, min(first + at_once, len(tiles)))
             rows = slice(bounds[some.start], bounds[some.stop])
+            if few and sparse.index_topk_blocks <= MOST_SLOTS:
+                args = (on, tiles, some, size, tuned, sparse, quantised, ids_TRN[rows])
+                select_few(index_q_TJC, index_k_cache_PXSC, *args)
+                continue
             score_tRb = torch.empty((rows.stop - rows.start, num_groups, blocks), device=index_q_TJC.device)
             _scan(index_q_TJC, index_k_cache_PXSC, on, score_tRb, tiles, some, size, launch)
             _choose(score_tRb, on.position[rows], sparse, ids_TRN[rows])
@@ -109,59 +119,6 @@ def _scan(
 
 
 @triton.jit
-def _tile_maxima(
-    q,
-    k_page,
-    position,
-    page,
-    offset,
-    k_ss,
-    S: tl.constexpr,
-    C: tl.constexpr,
-    BC: tl.constexpr,
-    BS: tl.constexpr,
-    MASKED: tl.constexpr,
-):
-    """`[M]` the largest score of each row in a tile of a page; -inf where it sees none. NaN is ignored."""
-    c, s = tl.arange(0, BC), offset + tl.arange(0, BS)
-    if S % BS == 0 and C == BC:
-        k = tl.load(k_page + s[None, :] * k_ss + c[:, None])
-    else:
-        k = tl.load(k_page + s[None, :] * k_ss + c[:, None], mask=(s < S)[None, :] & (c < C)[:, None], other=0.0)
-    score = tl.dot(q, k, input_precision="ieee")
-    if MASKED or S % BS != 0:
-        seen = (page * S + s)[None, :] <= position[:, None]
-        score = tl.where(seen & (s < S)[None, :], score, -float("inf"))
-    return tl.max(score, 1)
-
-
-@triton.jit
-def _store_group_maxima(
-    best,
-    score_ptr,
-    row,
-    page,
-    live,
-    x,
-    blocks,
-    num_groups,
-    GROUPS: tl.constexpr,
-    HEADS: tl.constexpr,
-    BR: tl.constexpr,
-    BG: tl.constexpr,
-):
-    m = tl.arange(0, best.shape[0])
-    best = tl.where(best > -_LARGEST, best, -_LARGEST)  # NaN is not above it
-    best = tl.minimum(best, _LARGEST)
-    best = tl.where(m % BG < HEADS, best, -_LARGEST)
-    group = tl.max(tl.reshape(best, [best.shape[0] // BG, BG]), 1)
-    n = tl.arange(0, best.shape[0] // BG)
-    r = n % BR
-    where = ((row.to(tl.int64) + n // BR) * num_groups + x * GROUPS + r) * blocks + page
-    tl.store(score_ptr + where, group, mask=(n // BR < live) & (r < GROUPS))
-
-
-@triton.jit
 def _scan_kernel(
     q_ptr,
     k_ptr,
@@ -216,15 +173,15 @@ def _scan_kernel(
     for i in range(begin * TILES, unmasked * TILES):
         page, offset = i // TILES, i % TILES * BS
         k_page = keys + tl.load(pages + page).to(tl.int64) * k_sp
-        top = _tile_maxima(q, k_page, position, page, offset, k_ss, S, C, BC, BS, False)
+        top = tile_maxima(q, k_page, position, page, offset, k_ss, S, C, BC, BS, False)
         best = tl.where((top > best) | (offset == 0), top, best)
-        _store_group_maxima(best, score_ptr, row - first_row, page, live, x, blocks, num_groups, GROUPS, HEADS, BR, BG)
+        store_group_maxima(best, score_ptr, row - first_row, page, live, x, blocks, num_groups, GROUPS, HEADS, BR, BG)
     for i in range(unmasked * TILES, end * TILES):
         page, offset = i // TILES, i % TILES * BS
         k_page = keys + tl.load(pages + page).to(tl.int64) * k_sp
-        top = _tile_maxima(q, k_page, position, page, offset, k_ss, S, C, BC, BS, True)
+        top = tile_maxima(q, k_page, position, page, offset, k_ss, S, C, BC, BS, True)
         best = tl.where((top > best) | (offset == 0), top, best)
-        _store_group_maxima(best, score_ptr, row - first_row, page, live, x, blocks, num_groups, GROUPS, HEADS, BR, BG)
+        store_group_maxima(best, score_ptr, row - first_row, page, live, x, blocks, num_groups, GROUPS, HEADS, BR, BG)
 
 
 def _choose(score_tRb: Tensor, position_t: Tensor, sparse: SparseConfig, ids_tRN: Tensor) -> None:
@@ -274,10 +231,10 @@ def _take_best(key, topk, KEPT: tl.constexpr):
 @triton.jit
 def _store_ids(kept, ids_ptr, topk, KEPT: tl.constexpr):
     """Ascending, -1 on the right."""
-    ids = tl.where(kept >= 0, (kept & _LAST_ID) ^ _LAST_ID, _LAST_ID).to(tl.int32)
+    ids = tl.where(kept >= 0, (kept & LAST_ID) ^ LAST_ID, LAST_ID).to(tl.int32)
     ids = tl.sort(ids)
     slot = tl.arange(0, KEPT)
-    tl.store(ids_ptr + slot, tl.where(ids == _LAST_ID, -1, ids), mask=slot < topk)
+    tl.store(ids_ptr + slot, tl.where(ids == LAST_ID, -1, ids), mask=slot < topk)
 
 
 @triton.jit
@@ -300,11 +257,7 @@ def _best_kernel(
     block = part * PART + tl.arange(0, PART)
     own = tl.load(position_ptr + row // num_groups) // S
     score = tl.load(score_ptr + row * blocks + block, mask=block <= own, other=0.0)
-    score = tl.where(score == 0.0, 0.0, score)  # one zero
-    bits = score.to(tl.int32, bitcast=True)
-    rank = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)  # orders as the floats do
-    rank = tl.where((block < init) | (block > own - local), 0x7FFFFFFF, rank)  # above every finite one
-    key = ((rank.to(tl.int64) + 0x80000000) << 31) | (block ^ _LAST_ID).to(tl.int64)
+    key = ranked(score, block, (block < init) | (block > own - local))
     kept = _take_best(tl.where(block <= own, key, -1), topk, KEPT)
     if LAST:
         _store_ids(kept, ids_ptr + row * topk, topk, KEPT)

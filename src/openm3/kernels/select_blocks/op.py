@@ -61,7 +61,8 @@ def select_blocks(
         num_groups: R.
         topk_B: int32 `[B]`: how many blocks the queries of each sequence read, at most `index_topk_blocks`, which is
             what all read without it. Not on Triton.
-        quantised: the same keys in 8 bits, up to date; the native backend then reads less and selects the same.
+        quantised: the same keys in 8 bits, up to date, for backends that have code for it (native and triton): they
+            then read less where it pays, and select the same.
         backend: see `kernels/backend.py`.
 
     Returns:
@@ -88,8 +89,8 @@ def select_blocks(
         _check_topk(topk_B, batch, sparse, chosen)
         options["topk_B"] = topk_B
     if quantised is not None:
-        if chosen != "native":
-            raise ValueError(f"quantised: only the native backend reads it, got backend {backend!r}")
+        if chosen != quantised.backend:
+            raise ValueError(f"quantised: it is for the backend {quantised.backend!r}, got backend {chosen!r}")
         checks.check_shape("quantised.keys_PXSC", quantised.keys_PXSC, tuple(index_k_cache_PXSC.shape), "P, X, S, C")
         options["quantised"] = quantised
     return _IMPLEMENTATIONS[chosen](index_q_TJC, index_k_cache_PXSC, batch, sparse, num_groups, **options)

@@ -9,11 +9,14 @@ from torch import Tensor
 
 from openm3.config import SparseConfig
 from openm3.kernels import checks, native_call
-from openm3.kernels.backend import native
+from openm3.kernels.backend import choose, native
+from openm3.kernels.lazy import lazy
 from openm3.kernels.paged import PagedBatch
 
 _LARGEST_HEAD = 1024  # sums of products of bytes are exact in fp32 up to there
+_LEAST_ON_GPU = 1 << 18  # tokens: with fewer, the kernels that this adds to a decode step cost more than it saves
 _LEAST_BLOCKS = 8  # for each slot: with fewer, bounds leave too many open; kBoundedBlocks in native/select_blocks.cpp
+_quantise_on_gpu = lazy("openm3.kernels.select_blocks.gpu_quantise", "quantise_keys")
 _NUM_BOUNDS = 4  # `PageBounds` in native/select_blocks.h
 
 
@@ -25,40 +28,54 @@ class QuantisedIndex:
         select_blocks(..., backend="native", quantised=index)
 
     The scan of a sequence with few new tokens then reads these keys. They bound every block's score from both sides
-    (the derivation is in native/block_bounds.h); blocks whose upper bound stays below enough others' lower bounds are
+    (the proof is in native/block_bounds.h); blocks whose upper bound stays below enough others' lower bounds are
     out, and those that the bounds leave open are scored exactly from the cache. So the selection is the same, bit for
     bit, on any keys; keys that are infinite or NaN have no bounds and are always scored.
 
     Args:
         index_k_cache_PXSC: the cache that it stands beside.
+        backend: "native" or "triton", which have code for it; None: the one that is chosen for the cache.
 
     Attributes:
-        keys_PXSC: uint8, 128 more than the integer.
-        centre_PXC: fp32, the mean of the page's keys.
+        backend: whose kernels fill and read it.
+        keys_PXSC: native: uint8, 128 more than the integer; triton: int8.
+        centre_PXC: the mean of the page's keys; native: fp32; triton: in the cache's dtype.
         bounds_PX4: fp32: the scale; the longest error; the longest scale * integer; the longest key.
-        counts_2: int64: blocks bounded so far, and how many of them were scored.
+        counts_2: int64: blocks bounded so far, and how many of them were scored; only native counts.
     """
 
-    def __init__(self, index_k_cache_PXSC: Tensor) -> None:
+    def __init__(self, index_k_cache_PXSC: Tensor, backend: str | None = None) -> None:
         num_pages, num_heads, _, head_size = index_k_cache_PXSC.shape
         if head_size % 16 or head_size > _LARGEST_HEAD:
             raise ValueError(
                 f"index_k_cache_PXSC: expected a head size of 16, 32, ... {_LARGEST_HEAD}, got {head_size}"
             )
-        self.keys_PXSC = torch.empty(index_k_cache_PXSC.shape, dtype=torch.uint8)
-        self.centre_PXC = torch.empty((num_pages, num_heads, head_size))
-        self.bounds_PX4 = torch.empty((num_pages, num_heads, _NUM_BOUNDS))
+        self.backend, device = choose(backend, like=index_k_cache_PXSC), index_k_cache_PXSC.device
+        on_gpu = self.backend == "triton"
+        kinds = (torch.int8, index_k_cache_PXSC.dtype) if on_gpu else (torch.uint8, torch.float32)
+        self.keys_PXSC = torch.empty(index_k_cache_PXSC.shape, dtype=kinds[0], device=device)
+        self.centre_PXC = torch.empty((num_pages, num_heads, head_size), dtype=kinds[1], device=device)
+        self.bounds_PX4 = torch.empty((num_pages, num_heads, _NUM_BOUNDS), device=device)
         self.counts_2 = torch.zeros(2, dtype=torch.int64)
 
     def update(self, index_k_cache_PXSC: Tensor, batch: PagedBatch) -> None:
         """Quantises the pages that this step's tokens, written to the cache already, have filled."""
         checks.check_cache("index_k_cache_PXSC", index_k_cache_PXSC, batch)
-        self.quantise(index_k_cache_PXSC, batch.filled_pages)
+        if self.backend == "triton":  # which pages those are is found on the GPU
+            checks.check_shape("index_k_cache_PXSC", index_k_cache_PXSC, tuple(self.keys_PXSC.shape), "P, X, S, C")
+            _quantise_on_gpu(self, index_k_cache_PXSC, batch)
+        else:
+            self.quantise(index_k_cache_PXSC, batch.filled_pages)
 
     def quantise(self, index_k_cache_PXSC: Tensor, pages: Tensor) -> None:
         """Quantises these pages (int64 ids) of the cache; one that is not full is quantised again once it is."""
         checks.check_shape("index_k_cache_PXSC", index_k_cache_PXSC, tuple(self.keys_PXSC.shape), "P, X, S, C")
         if not len(pages):
+            return
+        if self.backend == "triton":
+            size = [index_k_cache_PXSC.shape[2]] * len(pages)
+            each = PagedBatch.build(size, size, pages[:, None].tolist(), size[0])
+            _quantise_on_gpu(self, index_k_cache_PXSC, each)
             return
         if index_k_cache_PXSC.stride(3) != 1:
             index_k_cache_PXSC = index_k_cache_PXSC.contiguous()
@@ -84,9 +101,11 @@ class QuantisedIndex:
         return self.keys_PXSC.data_ptr(), self.centre_PXC.data_ptr(), self.bounds_PX4.data_ptr()
 
     @staticmethod
-    def pays(sparse: SparseConfig, context_len: int) -> bool:
-        """Whether a context ever gets so long that the scan reads these keys."""
-        return context_len > _LEAST_BLOCKS * sparse.index_topk_blocks * sparse.index_block_size
+    def pays(sparse: SparseConfig, context_len: int, backend: str = "native") -> bool:
+        """Whether a context ever gets so long that the scan gains by these keys."""
+        if backend == "triton":
+            return context_len > _LEAST_ON_GPU
+        return backend == "native" and context_len > _LEAST_BLOCKS * sparse.index_topk_blocks * sparse.index_block_size
 
     @property
     def scored_share(self) -> float:

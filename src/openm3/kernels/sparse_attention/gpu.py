@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from openm3.kernels.device import FEW_QUERIES
 from openm3.kernels.gpu_attention import attend, contiguous, empty_results
 from openm3.kernels.gpu_shape import key_tile
 from openm3.kernels.gpu_tuning import tuning
@@ -29,7 +30,7 @@ def sparse_attention(
     needed = tuning(q_THD.device).by_block_readers
     others = []
     for b, span in enumerate(batch.spans):
-        if one_tile and _readers_a_block(span, block_ids_TRN.shape[2]) >= needed:
+        if one_tile and span.num_queries > FEW_QUERIES and _readers_a_block(span, block_ids_TRN.shape[2]) >= needed:
             attend_by_block(*args, span.rows, into)
         else:
             others.append(b)
