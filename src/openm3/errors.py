@@ -3,6 +3,7 @@
     OpenM3Error
     ├── ModelError      a model file, folder or configuration that can't be used
     ├── DownloadError   a model that can't be fetched
+    ├── StoreError      a context on disk that can't be read or written
     └── InputError      a request, an option or a context that can't be served; `field` names it
 
 Wrong tensors given to a kernel raise `ValueError`; a broken invariant of our own is an `AssertionError`.
@@ -21,6 +22,10 @@ class ModelError(OpenM3Error):
 
 class DownloadError(OpenM3Error):
     """A model could not be fetched; nothing half-written is left in the cache."""
+
+
+class StoreError(OpenM3Error):
+    """A context on disk can't be read or written; the message names the file, and what was whole before still is."""
 
 
 class InputError(OpenM3Error):

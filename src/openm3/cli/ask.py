@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _QUESTION = "{context}\nUse the files above to answer. {question}"
 _IMAGE = re.compile(r"messages\[0\]\.content\[(\d+)\]")  # the field of an error about one of the images
 _SKIPPED_SHOWN = 5
-_DEFAULT_ANSWER_TOKENS = 256
+DEFAULT_ANSWER_TOKENS = 256
 
 
 @click.command()
@@ -44,13 +44,20 @@ _DEFAULT_ANSWER_TOKENS = 256
     metavar="FILE",
     help="A png, jpeg, webp or gif to look at; may be given again. For models that see.",
 )
+@click.option(
+    "--load",
+    "loaded",
+    metavar="NAME",
+    help="Ask about a context of `openm3 context save`, without reading it again; with its model and options.",
+)
 @click.option("--fit", is_flag=True, help="When the files are more than the window, leave out the last ones.")
 @model_options
-@sampling_options(temperature=0.0, frequency_penalty=0.5, max_tokens=_DEFAULT_ANSWER_TOKENS)
+@sampling_options(temperature=0.0, frequency_penalty=0.5, max_tokens=DEFAULT_ANSWER_TOKENS)
 def ask(
     question: str,
     paths: tuple[str, ...],
     images: tuple[Path, ...],
+    loaded: str | None,
     fit: bool,
     model_options: ModelOptions,
     sampling_options: SamplingOptions,
@@ -65,19 +72,22 @@ def ask(
       openm3 ask -c 'docs/**/*.md' -c README.md "How is it installed?"
       openm3 ask -c ./src --attention sparse --blocks 8 "What does the scheduler do?"
       openm3 ask -c . --overflow compact "What is this project about?"
+      openm3 ask --load sources "Where are pages freed?"      # after: openm3 context save sources -c ./src
       openm3 ask -m ./MiniMax-M3 --image plan.png "How many rooms are there?"
     """  # fmt: skip
     params = sampling_options.params()
-    if not paths and not images:
+    if not paths and not images and loaded is None:
         raise InputError("--context", "name files to read, or images to look at with --image")
+    if loaded is not None and (paths or images):
+        raise InputError("--load", "brings its own files; leave --context and --image out")
     files = collect(paths) if paths else Collection((), ())
-    _tell_skipped(files)
-    llm = model_options.load()
+    tell_skipped(files)
+    llm, files = model_options.load_with(loaded) if loaded is not None else (model_options.load(), files)
     if images and not llm.can_see:
         raise InputError("--image", f"{llm.name} has no vision part; take a model that sees, or leave the images out")
-    room = llm.max_context - (params.max_tokens or _DEFAULT_ANSWER_TOKENS)
-    asked = _Question(llm, question, images)
-    files, prompt = _fit(asked, files, room, fit)
+    room = llm.max_context - (params.max_tokens or DEFAULT_ANSWER_TOKENS)
+    asked = Question(llm, question, images)
+    files, prompt = fit_files(asked, files, room, fit)
     num_tokens = len(prompt.ids)
     shown = f", {len(images)} images" if images else ""
     click.echo(f"{len(files.files)} files{shown}, {num_tokens:,} tokens, {llm.name}", err=True)
@@ -93,7 +103,7 @@ def ask(
         raise SystemExit(INTERRUPTED)
 
 
-class _Question:
+class Question:
     """A question, and the prompt that it makes with some files."""
 
     def __init__(self, llm: LLM, question: str, images: Sequence[Path]) -> None:
@@ -124,7 +134,7 @@ class _Question:
         return replace(prompt, sources=sources or prompt.sources, tail=len(alone.ids))
 
 
-def _fit(asked: _Question, files: Collection, room: int, fit: bool) -> tuple[Collection, Prompt]:
+def fit_files(asked: Question, files: Collection, room: int, fit: bool) -> tuple[Collection, Prompt]:
     """The files that fit and the prompt that they make.
 
     Raises:
@@ -159,7 +169,7 @@ def _first(files: Collection, count: int) -> Collection:
     return Collection(files.files[:count], files.skipped)
 
 
-def _tell_skipped(files: Collection) -> None:
+def tell_skipped(files: Collection) -> None:
     for skipped in files.skipped[:_SKIPPED_SHOWN]:
         click.echo(f"skipped {skipped.path}: {skipped.reason}", err=True)
     if len(files.skipped) > _SKIPPED_SHOWN:

@@ -10,6 +10,7 @@ from openm3 import __version__
 from openm3.cli.answer import INTERRUPTED
 from openm3.cli.ask import ask
 from openm3.cli.chat import chat
+from openm3.cli.context import context
 from openm3.cli.doctor import doctor
 from openm3.cli.generate import generate
 from openm3.cli.inspect import inspect
@@ -29,7 +30,7 @@ def openm3() -> None:
     """
 
 
-for command in (ask, chat, generate, serve, pull, models, inspect, new, doctor):
+for command in (ask, context, chat, generate, serve, pull, models, inspect, new, doctor):
     openm3.add_command(command)
 
 

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, fields
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
+from click.core import ParameterSource
 
 from openm3 import hub
-from openm3.cli.progress import Progress
+from openm3.cli.progress import Progress, format_amount
 from openm3.config import EngineConfig, SparseConfig, WeightsOption
+from openm3.context.store import Store
 
 if TYPE_CHECKING:
+    from openm3.context.files import Collection
     from openm3.engine.llm import LLM
     from openm3.engine.params import SamplingParams
 
 Command = Callable[..., None]
+
+_NOT_KEPT = {"cache_gb", "device", "backend", "tensor_parallel", "threads"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +69,19 @@ class ModelOptions:
             overflow=self.overflow,
         )
 
+    def kept(self) -> dict[str, Any]:
+        """What is kept beside a context that these options read: all but what is this machine's or this run's."""
+        values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _NOT_KEPT}
+        if Path(self.model).exists():
+            values["model"] = str(Path(self.model).resolve())
+        return values
+
+    def like(self, kept: Mapping[str, Any]) -> ModelOptions:
+        """The same, with what is kept beside a context where the command line says nothing else."""
+        source = click.get_current_context().get_parameter_source
+        here = {field.name for field in fields(self) if source(field.name) is ParameterSource.DEFAULT}
+        return replace(self, **{name: value for name, value in kept.items() if name in here})
+
     def load(self) -> LLM:
         """Loads the model, and fetches it first when it is not on this disk."""
         config = self.engine_config()  # wrong options are told before anything is fetched
@@ -74,6 +94,29 @@ class ModelOptions:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         return LLM(path, config)
+
+    def load_with(self, name: str) -> tuple[LLM, Collection]:
+        """Loads a kept context and the model that read it, which then knows it; returns the context's files too.
+
+        Raises:
+            InputError: there is no such context, or the cache can't hold it.
+            StoreError: it was altered, or the model or an option is another one.
+        """
+        with contexts_here().open(name) as context:
+            llm = self.like(context.about.options).load()
+            from openm3.engine import contexts
+
+            started = time.perf_counter()
+            num_tokens = contexts.load(llm, context)
+            took_s = time.perf_counter() - started
+            size = format_amount(context.num_bytes, "bytes")
+            click.echo(f"{name}: {num_tokens:,} tokens, {size}, loaded in {took_s:.2f} s", err=True)
+            return llm, context.collection()
+
+
+def contexts_here() -> Store:
+    """The contexts on this disk, beside the models."""
+    return Store(hub.home() / "contexts")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from openm3.engine.prompt import Prompt
 from openm3.engine.request import Request
 from openm3.engine.workers import start_runner
 from openm3.errors import ModelError
+from openm3.model.identity import identity_of
 from openm3.model.weights import Checkpoint, SafetensorsCheckpoint, open_checkpoint
 from openm3.text.parse import Answer, Part, collect
 from openm3.text.tokenizer import Tokenizer
@@ -52,7 +52,7 @@ class LLM:
         self.config = (config or EngineConfig()).for_model(checkpoint.config)
         self.name = path.stem if path.is_file() else path.name
         self.model_config = checkpoint.config
-        self.identity = _identity(checkpoint)
+        self.identity = identity_of(checkpoint)
         self.tokenizer = _tokenizer(checkpoint)
         if self.tokenizer.vocab_size > checkpoint.config.vocab_size:
             raise ModelError(
@@ -180,10 +180,3 @@ def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:
         return Tokenizer.from_gguf(checkpoint.metadata)
     except ModelError as error:
         raise ModelError(f"{checkpoint.path}: {error}") from error
-
-
-def _identity(checkpoint: Checkpoint) -> str:
-    """From the configuration and the sizes of the files: cheap, and different for every published model."""
-    files = [checkpoint.path] if checkpoint.path.is_file() else sorted(checkpoint.path.glob("*.safetensors"))
-    parts = [repr(checkpoint.config), *(f"{file.name} {file.stat().st_size}" for file in files)]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
