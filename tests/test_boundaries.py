@@ -20,6 +20,8 @@ MODULES = sorted(SRC.rglob("*.py"))
 LAYERS = (
     ("openm3.cli",),
     ("openm3.server",),
+    ("openm3.context.manager",),
+    ("openm3.context.retrieval",),
     ("openm3.engine",),
     ("openm3.model",),
     ("openm3.integrations",),

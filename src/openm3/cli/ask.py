@@ -12,7 +12,7 @@ import click
 
 from openm3.cli.answer import INTERRUPTED, show_answer, summary
 from openm3.cli.options import ModelOptions, SamplingOptions, model_options, sampling_options
-from openm3.context.files import Collection, collect
+from openm3.context.files import QUESTION, Collection, collect
 from openm3.context.sources import SourceMap
 from openm3.errors import InputError
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from openm3.engine.llm import LLM
     from openm3.engine.prompt import Prompt
 
-_QUESTION = "{context}\nUse the files above to answer. {question}"
 _IMAGE = re.compile(r"messages\[0\]\.content\[(\d+)\]")  # the field of an error about one of the images
 _SKIPPED_SHOWN = 5
 DEFAULT_ANSWER_TOKENS = 256
@@ -115,7 +114,7 @@ class Question:
         Raises:
             InputError: an image can't be read or is too large.
         """
-        text = _QUESTION.format(context=files.render(), question=self._question) if files.files else self._question
+        text = QUESTION.format(context=files.render(), question=self._question) if files.files else self._question
         parts: list[dict[str, Any]] = [{"type": "image", "image": path} for path in self._images]
         content = [*parts, {"type": "text", "text": text}] if parts else text
         try:
@@ -129,7 +128,7 @@ class Question:
         sources = SourceMap.of_files(prompt.ids, self.llm.tokenizer.token_bytes, files) if files.files else None
         # What the question is without files is at least as long as it is behind them.
         alone = self.llm.encode_chat(
-            [{"role": "user", "content": _QUESTION.format(context="", question=self._question)}]
+            [{"role": "user", "content": QUESTION.format(context="", question=self._question)}]
         )
         return replace(prompt, sources=sources or prompt.sources, tail=len(alone.ids))
 
@@ -170,6 +169,7 @@ def _first(files: Collection, count: int) -> Collection:
 
 
 def tell_skipped(files: Collection) -> None:
+    """Says on the standard error what was not taken, and why."""
     for skipped in files.skipped[:_SKIPPED_SHOWN]:
         click.echo(f"skipped {skipped.path}: {skipped.reason}", err=True)
     if len(files.skipped) > _SKIPPED_SHOWN:

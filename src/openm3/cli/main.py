@@ -12,6 +12,7 @@ from openm3.cli.ask import ask
 from openm3.cli.chat import chat
 from openm3.cli.context import context
 from openm3.cli.doctor import doctor
+from openm3.cli.find import find
 from openm3.cli.generate import generate
 from openm3.cli.inspect import inspect
 from openm3.cli.models import models, pull
@@ -30,7 +31,7 @@ def openm3() -> None:
     """
 
 
-for command in (ask, context, chat, generate, serve, pull, models, inspect, new, doctor):
+for command in (ask, find, context, chat, generate, serve, pull, models, inspect, new, doctor):
     openm3.add_command(command)
 
 

@@ -14,6 +14,7 @@ from pathspec import GitIgnoreSpec
 from openm3.errors import InputError
 
 MAX_FILE_BYTES = 1 << 20
+QUESTION = "{context}\nUse the files above to answer. {question}"  # a question behind rendered files
 
 _BINARY_PROBE_BYTES = 8192
 _MAX_REASONS_SHOWN = 5
