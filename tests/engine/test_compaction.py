@@ -275,7 +275,7 @@ def test_random_operations_lose_no_page(num_pages: int, steps: list[tuple[str, i
         on.compacted.clear()
         for chunk in chunks:
             assert chunk.stop <= chunk.request.max_total
-            on.commit(chunk)
+            on.commit(chunk.request, chunk.stop)
             if chunk.completes:
                 chunk.request.output_ids.append(2)
                 if len(chunk.request.output_ids) == chunk.request.max_tokens:

@@ -22,7 +22,7 @@ def request(prompt: Sequence[int] = (0,), output: Sequence[int] = (), **params: 
 
 
 def one(of: Request, logits: torch.Tensor = LOGITS) -> int:
-    return sample(logits[None], [of], lambda _: b"")[0].token_id
+    return sample(logits, of, lambda _: b"").token_id
 
 
 def test_greedy_takes_the_likeliest() -> None:
@@ -44,7 +44,7 @@ def test_the_same_seed_and_place_give_the_same_token_in_any_company() -> None:
     alone = one(mine, rows[2])
     others = [request(temperature=1.0, seed=i) for i in range(5)]
     others[2] = mine
-    assert sample(rows, others, lambda _: b"")[2].token_id == alone
+    assert [one(each, row) for each, row in zip(others, rows, strict=True)][2] == alone
     draws = {one(request(temperature=5.0, seed=seed), rows[0]) for seed in range(40)}
     assert len(draws) > 5
 
@@ -83,7 +83,7 @@ def test_penalties() -> None:
 
 def test_logprobs_are_the_models_own() -> None:
     of = request(output=[4], temperature=3.0, frequency_penalty=2.0, top_k=1, logprobs=2)
-    [sampled] = sample(LOGITS[None], [of], lambda token: bytes([65 + token]))
+    sampled = sample(LOGITS, of, lambda token: bytes([65 + token]))
     expected = LOGITS.log_softmax(-1)
     assert sampled.logprob is not None
     assert sampled.logprob.logprob == pytest.approx(expected[sampled.token_id].item())

@@ -35,7 +35,7 @@ def request(name: str, num_prompt: int, max_tokens: int) -> Request:
 def compute(chunks: list[Chunk], on: Scheduler) -> None:
     """What the engine does with a step: tokens are computed, and one is generated where the request is complete."""
     for chunk in chunks:
-        on.commit(chunk)
+        on.commit(chunk.request, chunk.stop)
         if chunk.completes:
             chunk.request.output_ids.append(2)
             if len(chunk.request.output_ids) == chunk.request.max_tokens:
@@ -116,7 +116,7 @@ def paced(*, step_ms: int | None = 100, page_s: float, **changes: Any) -> tuple[
     under_test.add(answering)
     compute(under_test.schedule(), under_test)
     for rows in (1, 8, PAGE, 64):
-        under_test.cost.learn(Work(rows, 0, 0), page_s * rows / PAGE)
+        under_test.cost.learn(Work(rows=rows), page_s * rows / PAGE)
     return under_test, answering
 
 
@@ -169,7 +169,7 @@ def test_where_kernels_are_not_invariant_prompts_are_cut_alike() -> None:
     assert under_test.step_s is None
     under_test.add(request("reading", 150, 1))
     assert [read(under_test) for _ in range(2)] == [[("reading", 0, 64)], [("reading", 64, 128)]]
-    with pytest.raises(InputError, match="step_ms: needs kernels that compute a token alike in any chunk"):
+    with pytest.raises(InputError, match="step_ms: needs kernels that compute a token alike in any company"):
         paced(step_ms=100, page_s=0.500, invariant=False)
 
 

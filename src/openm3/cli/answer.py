@@ -140,6 +140,8 @@ def summary(answer: Completion, llm: LLM) -> str:
         parts.append(
             f"{share:.0%} of blocks read ({llm.config.attention}, {runner.backend} kernels, {runner.weights} weights)"
         )
+    if stats.num_drafted:
+        parts.append(f"{stats.num_accepted} of {stats.num_drafted} drafted tokens were right")
     if answer.finish_reason != "stop":
         parts.append({"length": "cut at the token limit", "cancelled": "interrupted"}[answer.finish_reason])
     return " · ".join(parts)

@@ -45,6 +45,7 @@ class ModelOptions:
     tensor_parallel: int
     step_ms: int | None
     overflow: Literal["refuse", "compact"]
+    speculation: Literal["auto", "lookup", "off"]
     threads: int | None
 
     def engine_config(self) -> EngineConfig:
@@ -67,6 +68,7 @@ class ModelOptions:
             tensor_parallel=self.tensor_parallel,
             step_ms=self.step_ms,
             overflow=self.overflow,
+            speculation=self.speculation,
         )
 
     def kept(self) -> dict[str, Any]:
@@ -182,6 +184,9 @@ _MODEL_OPTIONS = (
     click.option("--overflow", type=click.Choice(["refuse", "compact"]), default="refuse", show_default=True,
                  help="What is more than the window is refused, or the least important blocks are dropped whenever it "
                       "is full."),
+    click.option("--speculation", type=click.Choice(["auto", "lookup", "off"]), default="auto", show_default=True,
+                 help="Draft what comes next from what followed the same words before: the same answer, sooner. "
+                      "auto: where that changes no token."),
     click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with. Default: one a core."),
 )  # fmt: skip
 

@@ -48,6 +48,9 @@ class EngineConfig:
         step_ms: how long a step may take while somebody is answering; what is read beside is cut to whole pages that
             fit into it, one at least. None: 100 where the kernels compute a token alike in any chunk (native, bfloat16,
             one process); elsewhere prompts are always cut at multiples of `prefill_chunk`, and a time is an error.
+        speculation: "lookup" drafts the next tokens of an answer from what followed the same tokens before, in prompt
+            and answer, and computes them in one step. The answer is the same: a draft counts as far as it is what is
+            sampled, and is as long as pays. "off" drafts nothing; "auto" is "lookup" with kernels as for `step_ms`.
     """
 
     attention: Literal["auto", "dense", "sparse"] = "auto"
@@ -67,6 +70,7 @@ class EngineConfig:
     prefill_chunk: int = 512
     max_batch_tokens: int = 1024
     step_ms: int | None = None
+    speculation: Literal["auto", "lookup", "off"] = "auto"
 
     def __post_init__(self) -> None:
         if self.attention not in ("auto", "dense", "sparse"):
@@ -81,6 +85,8 @@ class EngineConfig:
             raise InputError("weights", f"must be 'auto', 'bf16', 'packed' or 'int8', got {self.weights!r}")
         if self.overflow not in ("refuse", "compact"):
             raise InputError("overflow", f"must be 'refuse' or 'compact', got {self.overflow!r}")
+        if self.speculation not in ("auto", "lookup", "off"):
+            raise InputError("speculation", f"must be 'auto', 'lookup' or 'off', got {self.speculation!r}")
         for name in (
             "tensor_parallel",
             "cache_bytes",

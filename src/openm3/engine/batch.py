@@ -14,17 +14,18 @@ from openm3.model.batch import Batch
 
 
 def build_batch(chunks: Sequence[Chunk], page_size: int) -> Batch:
-    """Packs the chunks' tokens; logits are wanted of the last token of every chunk that completes its request."""
-    token_ids = [token for chunk in chunks for token in chunk.request.tokens(chunk.start, chunk.stop)]
+    """Packs the chunks' tokens and drafts; logits are wanted of the last known token of every chunk that completes its
+    request, and of its draft."""
+    token_ids = [token for chunk in chunks for token in (*chunk.request.tokens(chunk.start, chunk.stop), *chunk.draft)]
     paged = PagedBatch.build(
-        [chunk.stop - chunk.start for chunk in chunks],
-        [chunk.stop for chunk in chunks],
+        [chunk.end - chunk.start for chunk in chunks],
+        [chunk.end for chunk in chunks],
         [chunk.request.pages for chunk in chunks],
         page_size,
     )
-    completes = torch.tensor([chunk.completes for chunk in chunks])
-    last_rows = paged.query_start_B1[1:].long() - 1
-    return Batch(torch.tensor(token_ids), paged, last_rows[completes], *_seen(chunks))
+    ends: list[int] = paged.query_start_B1[1:].tolist()
+    rows = [row for chunk, end in zip(chunks, ends, strict=True) for row in range(end - chunk.num_logits, end)]
+    return Batch(torch.tensor(token_ids), paged, torch.tensor(rows, dtype=torch.long), *_seen(chunks))
 
 
 def _seen(chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor] | tuple[None, None]:
@@ -39,5 +40,5 @@ def _seen(chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor] | tuple[None, None]:
             assert seen_NC is not None, "images and videos are seen before they are read"
             rows += [begin + place - chunk.start for place in places[first:last]]
             embeddings.append(seen_NC[first:last])
-        begin += chunk.stop - chunk.start
+        begin += chunk.end - chunk.start
     return (torch.tensor(rows), torch.cat(embeddings)) if rows else (None, None)

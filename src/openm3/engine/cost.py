@@ -1,18 +1,20 @@
 """What a step costs: a model of its time, learnt from the steps before. No torch here.
 
-A step reads the weights once and multiplies them with every row, reads the context of every sequence and multiplies it
-with every row of that sequence. So its time is `w · (rows, pairs, contexts, 1)` with four weights, none negative, for
-any mix of prompts, answers and drafts. They are fitted by least squares of the relative error.
+A step reads the weights once and multiplies them with every row, the head's with those whose logits are wanted, reads
+the context of every sequence and multiplies it with every row of that sequence. So its time is
+`w · (rows, pairs, contexts, 1, logits)` with weights that are not negative, for any mix of prompts, answers and drafts.
+They are fitted by least squares of the relative error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 
 _MEMORY = 0.9  # what a step still counts after another one of its size: about 10 are remembered
 _LATE = 2  # a step that takes longer than this many times what was expected was disturbed, and counts as if it took so
 _SWEEPS = 6
+_SIZE = 5  # of `_features`
 _TINY = 1e-30
 
 
@@ -22,30 +24,32 @@ class Work:
 
     Attributes:
         rows: tokens.
+        logits: those of them whose logits are wanted.
         pairs: tokens that each of them sees, summed.
         contexts: tokens in the contexts of the sequences, summed.
     """
 
     rows: int = 0
+    logits: int = 0
     pairs: int = 0
     contexts: int = 0
 
     @classmethod
-    def of(cls, start: int, stop: int) -> Work:
+    def of(cls, start: int, stop: int, logits: int = 0) -> Work:
         """Tokens `start` to `stop - 1` of a sequence."""
         rows = stop - start
-        return cls(rows, rows * (start + stop + 1) // 2, stop)
+        return cls(rows, logits, rows * (start + stop + 1) // 2, stop)
 
     def __add__(self, other: Work) -> Work:
-        return Work(self.rows + other.rows, self.pairs + other.pairs, self.contexts + other.contexts)
+        return Work(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 @dataclass
 class _Fit:
     """Decayed sums over the steps of one size: the normal equations of the weights."""
 
-    products: list[list[float]] = field(default_factory=lambda: [[0.0] * 4 for _ in range(4)])
-    targets: list[float] = field(default_factory=lambda: [0.0] * 4)
+    products: list[list[float]] = field(default_factory=lambda: [[0.0] * _SIZE for _ in range(_SIZE)])
+    targets: list[float] = field(default_factory=lambda: [0.0] * _SIZE)
 
     def add(self, x: Iterable[float]) -> None:
         """Takes a step's work, divided by its time."""
@@ -61,12 +65,13 @@ class StepCost:
     """Learns from steps how long others will take.
 
     Steps of each size (powers of two of their rows) have a memory of their own, so a long answer doesn't make it forget
-    what reading costs. Until steps of different sizes were seen, all of a step's time is held for that of its rows.
+    what reading costs. What the steps so far leave open is held for the cost of rows first, of logits last: a prompt is
+    then read in pieces that are rather too small, and a draft is tried.
     """
 
     def __init__(self) -> None:
         self._fits: dict[int, _Fit] = {}
-        self._weights = [0.0] * 4
+        self._weights = [0.0] * _SIZE
         self._is_fitted = True
 
     @property
@@ -92,15 +97,15 @@ class StepCost:
     def _fit(self) -> None:
         """Minimises by one weight after the other, from the last ones on."""
         fits = self._fits.values()
-        products = [[sum(fit.products[i][j] for fit in fits) for j in range(4)] for i in range(4)]
-        targets = [sum(fit.targets[i] for fit in fits) for i in range(4)]
+        products = [[sum(fit.products[i][j] for fit in fits) for j in range(_SIZE)] for i in range(_SIZE)]
+        targets = [sum(fit.targets[i] for fit in fits) for i in range(_SIZE)]
         weights = self._weights
         for _ in range(_SWEEPS):
-            for i in range(4):
-                others = sum(products[i][j] * weights[j] for j in range(4) if j != i)
+            for i in range(_SIZE):
+                others = sum(products[i][j] * weights[j] for j in range(_SIZE) if j != i)
                 weights[i] = max(0.0, (targets[i] - others) / (products[i][i] + _TINY))
         self._is_fitted = True
 
 
-def _features(work: Work) -> tuple[int, int, int, int]:
-    return work.rows, work.pairs, work.contexts, 1
+def _features(work: Work) -> tuple[int, ...]:
+    return (work.rows, work.pairs, work.contexts, 1, work.logits)

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from torch import Tensor
+
 from openm3.config import EngineConfig
 from openm3.engine.batch import build_batch
 from openm3.engine.compaction import Compaction
@@ -125,8 +127,7 @@ class Engine:
         started = self._clock()
         logits_LV = self.runner.run(build_batch(chunks, self.scheduler.pool.page_size))
         self.scheduler.cost.learn(sum((chunk.work for chunk in chunks), Work()), self._clock() - started)
-        completed = [chunk.request for chunk in chunks if chunk.completes]
-        return compacted + self._commit(chunks, sample(logits_LV, completed, self.tokenizer.token_bytes))
+        return compacted + self._commit(chunks, logits_LV)
 
     def _copy(self) -> None:
         """Copies and moves the pages that the scheduler wants so, each once and in its order."""
@@ -144,20 +145,41 @@ class Engine:
             if request.media and request.places[-1] >= request.num_computed:  # else a known prefix holds them
                 request.seen_NC, request.media = self.runner.see(request.media), ()
 
-    def _commit(self, chunks: list[Chunk], sampled: list[Sampled]) -> list[Event]:
-        """Takes over what the step computed. `sampled` follows the chunks that complete their requests."""
+    def _commit(self, chunks: list[Chunk], logits_LV: Tensor) -> list[Event]:
+        """Takes over what the step computed. The logits are those of the chunks that complete their requests."""
         events: list[Event] = []
-        tokens = iter(sampled)
+        rows = iter(logits_LV)
         for chunk in chunks:
             request = chunk.request
-            _count_blocks(chunk, self.scheduler.pool.page_size, self.config.topk)
-            self.scheduler.commit(chunk)
+            self._advance(request, chunk.stop)
             if not request.output_ids:
                 num_read = request.holes.place(chunk.stop - 1) + 1
                 events.append(Progress(request.request_id, num_read, len(request.prompt_ids)))
-            if chunk.completes:
-                events.append(self._append(self._answers[request.request_id], next(tokens)))
+            events += self._answer(chunk, list(itertools.islice(rows, chunk.num_logits)))
         return events
+
+    def _advance(self, request: Request, num_computed: int) -> None:
+        """The request's tokens are computed so far."""
+        _count_blocks(request, request.num_computed, num_computed, self.scheduler.pool.page_size, self.config.topk)
+        self.scheduler.commit(request, num_computed)
+
+    def _answer(self, chunk: Chunk, logits_LV: Sequence[Tensor]) -> list[Delta]:
+        """The next token, and one more for each draft token that is what was sampled in its place."""
+        request, deltas, num_right = chunk.request, list[Delta](), 0
+        drafter = request.drafter
+        for logits_V, drafted in zip(logits_LV, (*chunk.draft, None), strict=False):  # no logits of an incomplete one
+            sampled = sample(logits_V, request, self.tokenizer.token_bytes)
+            delta = self._append(self._answers[request.request_id], sampled)
+            deltas.append(delta)
+            num_right += delta.token_id == drafted
+            if delta.token_id != drafted or delta.finish_reason is not None:
+                break
+            self._advance(request, request.num_computed + 1)  # the token's keys and values are there already
+        if chunk.draft and drafter:
+            drafter.learn(len(chunk.draft), num_right)
+            request.num_drafted += len(chunk.draft)
+            request.num_accepted += num_right
+        return deltas
 
     def _append(self, answer: _Answer, sampled: Sampled) -> Delta:
         request, params, token_id = answer.request, answer.request.params, sampled.token_id
@@ -187,9 +209,9 @@ class Engine:
             del self._answers[request.request_id]
 
 
-def _count_blocks(chunk: Chunk, page_size: int, topk: int | None) -> None:
-    """Adds to the request what the chunk's queries see and read: the selection always fills its slots."""
-    for block in range(chunk.start // page_size, (chunk.stop - 1) // page_size + 1):
-        queries = min(chunk.stop, (block + 1) * page_size) - max(chunk.start, block * page_size)
-        chunk.request.blocks_visible += queries * (block + 1)
-        chunk.request.blocks_read += queries * min(block + 1, topk or block + 1)
+def _count_blocks(request: Request, start: int, stop: int, page_size: int, topk: int | None) -> None:
+    """Adds what the queries of tokens `start` to `stop - 1` see and read: the selection always fills its slots."""
+    for block in range(start // page_size, (stop - 1) // page_size + 1):
+        queries = min(stop, (block + 1) * page_size) - max(start, block * page_size)
+        request.blocks_visible += queries * (block + 1)
+        request.blocks_read += queries * min(block + 1, topk or block + 1)

@@ -93,6 +93,7 @@ class Stats:
             causality let them see, summed over query tokens (per group and layer the same).
         num_preempted: how often its pages were taken and computed again.
         num_dropped: tokens that compactions have dropped of prompt and answer.
+        num_drafted, num_accepted: tokens that were guessed ahead, and those of them that were right.
     """
 
     num_prompt: int
@@ -105,6 +106,8 @@ class Stats:
     num_preempted: int = 0
     num_cached: int = 0
     num_dropped: int = 0
+    num_drafted: int = 0
+    num_accepted: int = 0
 
 
 @dataclass(frozen=True)

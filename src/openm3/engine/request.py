@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from openm3.context.sources import SourceMap
     from openm3.engine.compaction import Compaction
+    from openm3.engine.draft import Drafter
     from openm3.model.vision_patches import Patches
 
 
@@ -50,6 +51,8 @@ class Request:
         num_cached: tokens of the prompt whose keys and values were there already.
         pages: the pages that hold them, in order.
         chain: digests of the pages that are full and known to the prefix cache.
+        drafter: drafts its next tokens, once it answers; None where nothing is drafted.
+        num_drafted, num_accepted: draft tokens that were computed, and those that were right.
         salt: what the tokens don't say, see `PrefixIndex.match`.
         blocks_read, blocks_visible: see `Stats`.
     """
@@ -72,6 +75,9 @@ class Request:
     num_cached: int = 0
     pages: list[int] = field(default_factory=list)
     chain: list[bytes] = field(default_factory=list)
+    drafter: Drafter | None = None
+    num_drafted: int = 0
+    num_accepted: int = 0
     salt: bytes = b""
     num_preempted: int = 0
     blocks_read: int = 0
@@ -149,4 +155,6 @@ class Request:
             blocks_visible=self.blocks_visible,
             num_preempted=self.num_preempted,
             num_dropped=self.holes.num_lost,
+            num_drafted=self.num_drafted,
+            num_accepted=self.num_accepted,
         )

@@ -1,4 +1,4 @@
-"""Chooses the next token of each request. Letters: L requests, V vocabulary.
+"""Chooses the next token of a request. Letters: V vocabulary, N tokens that are left to choose from.
 
 Nothing is kept between steps: the random number of a token follows from the request's seed and the token's place in
 the answer, so the same seed gives the same text whatever runs beside it, and also after a preemption.
@@ -7,7 +7,7 @@ the answer, so the same seed gives the same text whatever runs beside it, and al
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -26,25 +26,18 @@ class Sampled:
     logprob: TokenLogprob | None = None
 
 
-def sample(logits_LV: Tensor, requests: Sequence[Request], token_bytes: Callable[[int], bytes]) -> list[Sampled]:
-    """The next token of every request.
+def sample(logits_V: Tensor, request: Request, token_bytes: Callable[[int], bytes]) -> Sampled:
+    """A request's next token.
 
     Args:
-        logits_LV: fp32, one row a request.
-        requests: in the order of the rows.
+        logits_V: fp32.
+        request: its answer so far is what penalties and the random number follow from.
         token_bytes: the bytes of a token, for log probabilities.
     """
-    greedy_L: list[int] = logits_LV.argmax(-1).tolist() if requests else []
-    sampled = []
-    for logits_V, request, likeliest in zip(logits_LV, requests, greedy_L, strict=True):
-        params = request.params
-        plain = params.temperature == 0 and not params.has_penalties
-        token_id = likeliest if plain else _sample_one(logits_V, request)
-        logprob = None
-        if params.logprobs is not None:
-            logprob = _logprob(logits_V, token_id, params.logprobs, token_bytes)
-        sampled.append(Sampled(token_id, logprob))
-    return sampled
+    token_id = _sample(logits_V, request)
+    if request.params.logprobs is None:
+        return Sampled(token_id)
+    return Sampled(token_id, _logprob(logits_V, token_id, request.params.logprobs, token_bytes))
 
 
 def distribution(logits_V: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
@@ -74,7 +67,7 @@ def penalised(logits_V: Tensor, request: Request) -> Tensor:
     return logits_V - params.presence_penalty * (generated_V > 0) - params.frequency_penalty * generated_V
 
 
-def _sample_one(logits_V: Tensor, request: Request) -> int:
+def _sample(logits_V: Tensor, request: Request) -> int:
     params = request.params
     if params.has_penalties:
         logits_V = penalised(logits_V, request)

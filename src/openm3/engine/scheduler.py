@@ -15,10 +15,11 @@ import time
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from openm3.config import EngineConfig
 from openm3.engine.cost import StepCost, Work
+from openm3.engine.draft import Drafter
 from openm3.engine.output import Compacted, FinishReason
 from openm3.engine.pages import PagePool
 from openm3.engine.prefix import Match
@@ -26,15 +27,21 @@ from openm3.engine.request import Request, State
 from openm3.errors import InputError
 
 _STEP_MS = 100  # ten tokens a second are still read with ease
+_LONGEST_DRAFT = 32
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Tokens `start` to `stop - 1` of a request, to be computed in one step."""
+    """Tokens `start` to `stop - 1` of a request, to be computed in one step, and `draft` behind them.
+
+    Draft tokens are rows of the same sequence. Those that turn out to be what is sampled are the answer's; the slots of
+    all others are written again by the tokens that stand there.
+    """
 
     request: Request
     start: int
     stop: int
+    draft: tuple[int, ...] = ()
 
     @property
     def completes(self) -> bool:
@@ -42,9 +49,19 @@ class Chunk:
         return self.stop == self.request.num_tokens
 
     @property
+    def end(self) -> int:
+        """One more than the last position that is written."""
+        return self.stop + len(self.draft)
+
+    @property
+    def num_logits(self) -> int:
+        """Rows whose logits are wanted: the last known token and the draft."""
+        return 1 + len(self.draft) if self.completes else 0
+
+    @property
     def work(self) -> Work:
         """What it is to compute it."""
-        return Work.of(self.start, self.stop)
+        return Work.of(self.start, self.end, self.num_logits)
 
 
 @dataclass(frozen=True)
@@ -71,21 +88,24 @@ class Scheduler:
 
     Attributes:
         step_s: how long a step may take while somebody is answering; None where prompts are always cut alike.
+        drafts: whether answers are drafted ahead (`speculation`), where that changes no token.
         cost: how long steps take; the engine tells it.
 
     Raises:
-        InputError: a time is given for steps, and prompts have to be cut alike.
+        InputError: a time is given for steps, or drafts are asked for, and kernels are not invariant.
     """
 
     def __init__(self, config: EngineConfig, pool: PagePool, *, invariant: bool = True) -> None:
-        if config.step_ms is not None and not invariant:
+        asked = {"step_ms": config.step_ms is not None, "speculation": config.speculation == "lookup"}
+        for name in (name for name, is_asked in asked.items() if is_asked and not invariant):
             raise InputError(
-                "step_ms",
-                "needs kernels that compute a token alike in any chunk, the native ones in bfloat16 in one process; "
-                "leave it out here, or set prefill_chunk",
+                name,
+                "needs kernels that compute a token alike in any company, the native ones in bfloat16 in one process; "
+                "leave it out here",
             )
         self.config, self.pool, self.invariant = config, pool, invariant
         self.step_s = (config.step_ms or _STEP_MS) / 1000 if invariant else None
+        self.drafts = config.speculation != "off" and invariant
         self.cost = StepCost()
         self.copies: list[Copy] = []  # for the next step, in this order
         self.compacted: list[Compacted] = []  # what the next step has to tell
@@ -110,15 +130,16 @@ class Scheduler:
     def schedule(self) -> list[Chunk]:
         """The chunks of the next step; empty when nothing waits or runs."""
         self._admit()
-        chunks: list[Chunk] = []
-        budget, work = self.config.max_batch_tokens, Work()
-        for request in sorted(self.running, key=lambda request: not request.is_decoding):
+        chunks = self._answers()
+        work = sum((chunk.work for chunk in chunks), Work())
+        for request in [request for request in self.running if not request.is_decoding]:
             if request.state is State.RUNNING and request.is_full:
                 self._compact(request)
             length = self._next_length(request, chunks, work)
-            if request.state is State.RUNNING and 0 < length <= budget and self._grow(request, length):
+            is_room = 0 < length <= self.config.max_batch_tokens - work.rows
+            if request.state is State.RUNNING and is_room and self._grow(request, length):
                 chunks.append(Chunk(request, request.num_computed, request.num_computed + length))
-                budget, work = budget - length, work + chunks[-1].work
+                work += chunks[-1].work
         return [chunk for chunk in chunks if chunk.request.state is State.RUNNING]  # one may have given way since
 
     def finish(self, request: Request, reason: FinishReason) -> None:
@@ -127,17 +148,16 @@ class Scheduler:
             return
         (self.running if request.state is State.RUNNING else self.waiting).remove(request)
         self._release(request)
-        request.state, request.finish_reason = State.FINISHED, reason
+        request.state, request.finish_reason, request.drafter = State.FINISHED, reason, None
         request.finished_s = time.perf_counter()
 
-    def commit(self, chunk: Chunk) -> None:
-        """The chunk is computed: pages that are full now become known."""
-        request, size = chunk.request, self.pool.page_size
-        request.num_computed = chunk.stop
+    def commit(self, request: Request, num_computed: int) -> None:
+        """The request's tokens are computed so far: pages that are full of them now become known."""
+        request.num_computed, size = num_computed, self.pool.page_size
         if not self.config.prefix_cache or request.holes:  # what comes behind a hole was computed with what is gone
             return
-        whole_chunks = min(chunk.stop, len(request.prompt_ids)) // self.config.prefill_chunk * self.config.prefill_chunk
-        known = chunk.stop if self.invariant else whole_chunks
+        chunk = self.config.prefill_chunk
+        known = num_computed if self.invariant else min(num_computed, len(request.prompt_ids)) // chunk * chunk
         for page in range(len(request.chain), known // size):
             tokens = request.tokens(page * size, (page + 1) * size)
             digest = self.pool.remember(request.pages[page], self._parent(request), tokens)
@@ -204,6 +224,47 @@ class Scheduler:
         self.pool.free(request.pages)
         request.chain.clear()
 
+    def _answers(self) -> list[Chunk]:
+        """The next token of everyone who is answering, with drafts where they pay."""
+        chunks: list[Chunk] = []
+        for request in [request for request in self.running if request.is_decoding]:
+            if request.state is State.RUNNING and request.is_full:
+                self._compact(request)
+            if request.state is State.RUNNING and self._grow(request, 1):
+                chunks.append(Chunk(request, request.num_computed, request.num_tokens))
+        if self.drafts and self.cost.knows:
+            work, expected = sum((chunk.work for chunk in chunks), Work()), float(len(chunks))
+            for i, chunk in enumerate(chunks):
+                chunks[i], work, expected = self._with_draft(chunk, work, expected)
+        return chunks
+
+    def _with_draft(self, chunk: Chunk, work: Work, expected: float) -> tuple[Chunk, Work, float]:
+        """The chunk with as long a draft as makes the step's tokens a second more.
+
+        `work` is the step's, `expected` how many tokens it will probably give; both come back with the draft's.
+        """
+        request = chunk.request
+        request.drafter = request.drafter or Drafter(request.prompt_ids, request.output_ids)
+        room = min(
+            _LONGEST_DRAFT,
+            request.max_tokens - len(request.output_ids) - 1,  # the token after a draft is sampled in any case
+            request.max_total - chunk.stop,
+            self.config.max_batch_tokens - self.config.prefill_chunk - work.rows,
+            (len(request.pages) + self.pool.num_free) * self.pool.page_size - chunk.stop,
+        )
+        draft = request.drafter.draft(room)
+        count, gain, seconds = 0, draft.chance, self.cost.seconds(work)
+        while count < len(draft.tokens):
+            longer = work + Work(1, 1, chunk.stop + count + 1, 1)
+            longer_s = self.cost.seconds(longer)
+            if gain * seconds <= expected * (longer_s - seconds):
+                break
+            work, expected, seconds = longer, expected + gain, longer_s
+            count, gain = count + 1, gain * draft.chance
+        chunk = replace(chunk, draft=draft.tokens[:count])
+        request.pages.extend(self.pool.allocate(self.pool.pages_for(chunk.end) - len(request.pages)))
+        return chunk, work, expected
+
     def _next_length(self, request: Request, before: Sequence[Chunk], work: Work) -> int:
         """Up to the next multiple of the chunk size; less beside answers, and perhaps nothing behind other prompts.
 
@@ -211,8 +272,7 @@ class Scheduler:
         """
         start, chunk = request.num_computed, self.config.prefill_chunk
         longest = min(chunk - start % chunk, request.num_tokens - start, request.max_total - start)
-        answers = before and before[0].request.is_decoding
-        if self.step_s is None or not answers or request.is_decoding:
+        if self.step_s is None or not before or not before[0].request.is_decoding:
             return longest
         page = self.pool.page_size
         stops = [*range(start + page - start % page, start + longest, page), start + longest]
