@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 Command = Callable[..., None]
 
-_NOT_KEPT = {"cache_gb", "device", "backend", "tensor_parallel", "threads"}
+_NOT_KEPT = {"cache_gb", "spill", "spill_dir", "spill_gb", "device", "backend", "tensor_parallel", "threads"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +36,9 @@ class ModelOptions:
     block_size: int
     window: int | None
     cache_gb: float | None
+    spill: bool
+    spill_dir: str | None
+    spill_gb: float | None
     index: Literal["auto", "int8", "exact"]
     dtype: Literal["bfloat16", "float32"]
     weights: WeightsOption
@@ -58,7 +61,10 @@ class ModelOptions:
             attention=self.attention,
             sparse=SparseConfig(index_block_size=self.block_size, index_topk_blocks=self.blocks),
             max_context=self.window,
-            cache_bytes=None if self.cache_gb is None else int(self.cache_gb * (1 << 30)),
+            cache_bytes=_gib(self.cache_gb),
+            spill=self.spill,
+            spill_dir=self.spill_dir,
+            spill_bytes=_gib(self.spill_gb),
             index=self.index,
             dtype=self.dtype,
             weights=self.weights,
@@ -95,7 +101,10 @@ class ModelOptions:
 
         if self.threads is not None:
             torch.set_num_threads(self.threads)
-        return LLM(path, config)
+        llm = LLM(path, config)
+        if llm.engine.runner.spill:
+            click.echo(f"keys and values lie in {llm.engine.runner.spill}, {self.cache_gb:g} GiB in memory", err=True)
+        return llm
 
     def load_with(self, name: str) -> tuple[LLM, Collection]:
         """Loads a kept context and the model that read it, which then knows it; returns the context's files too.
@@ -114,6 +123,10 @@ class ModelOptions:
             size = format_amount(context.num_bytes, "bytes")
             click.echo(f"{name}: {num_tokens:,} tokens, {size}, loaded in {took_s:.2f} s", err=True)
             return llm, context.collection()
+
+
+def _gib(count: float | None) -> int | None:
+    return None if count is None else int(count * (1 << 30))
 
 
 def contexts_here() -> Store:
@@ -165,6 +178,12 @@ _MODEL_OPTIONS = (
                       "beyond that its answers get worse."),
     click.option("--cache-gb", type=click.FloatRange(min=0, min_open=True), metavar="GIB",
                  help="Memory for keys and values. Default: one full window, at least 1."),
+    click.option("--spill", is_flag=True,
+                 help="Keep keys and values in a file, --cache-gb of them in memory: for windows that memory "
+                      "can't hold."),
+    click.option("--spill-dir", metavar="DIR", help="Folder of that file. Default: the cache folder."),
+    click.option("--spill-gb", type=click.FloatRange(min=0, min_open=True), metavar="GIB",
+                 help="Size of that file. Default: as one full window needs."),
     click.option("--dtype", type=click.Choice(["bfloat16", "float32"]), default="bfloat16", show_default=True,
                  help="Of weights and cache."),
     click.option("--weights", type=click.Choice(["auto", "bf16", "packed", "int8"]), default="auto", show_default=True,

@@ -37,6 +37,11 @@ class EngineConfig:
             each has one of its own. They are spawned, so a script guards its main part with `__name__ == "__main__"`.
         cache_bytes: memory for keys and values; None: as much as one request of the full window needs,
             and at least 1 GiB. It is reserved at the start and taken as pages are first written.
+        spill: keep keys and values in a file, of which `cache_bytes`, less the keys that blocks are chosen by, may be
+            in memory. The cache then has room for one request of the full window, or for `spill_bytes` of the file.
+            Decoding sparsely reads little of it; dense attention reads all of it at every step. On CPUs.
+        spill_dir: folder of that file, which has no name there; None: the platform's cache folder.
+        spill_bytes: size of that file; None: as the window needs.
         max_context: longest prompt and answer together, in tokens; None: the model's trained window.
         overflow: what happens to what doesn't fit in the window, or in the cache: "refuse" takes no such prompt, and an
             answer ends there; "compact" drops the least important blocks whenever the window is full, and goes on.
@@ -63,6 +68,9 @@ class EngineConfig:
     backend: str | None = None
     tensor_parallel: int = 1
     cache_bytes: int | None = None
+    spill: bool = False
+    spill_dir: str | None = None
+    spill_bytes: int | None = None
     max_context: int | None = None
     overflow: Literal["refuse", "compact"] = "refuse"
     prefix_cache: bool = True
@@ -90,6 +98,7 @@ class EngineConfig:
         for name in (
             "tensor_parallel",
             "cache_bytes",
+            "spill_bytes",
             "max_context",
             "max_running",
             "prefill_chunk",
@@ -99,6 +108,11 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(name, f"must be at least 1, got {value}")
+        if self.spill and self.cache_bytes is None:
+            raise InputError("spill", "needs cache_bytes, the memory that keys and values may take")
+        for name in ("spill_dir", "spill_bytes"):
+            if getattr(self, name) is not None and not self.spill:
+                raise InputError(name, "is for spill, which is off")
         if self.max_batch_tokens < self.prefill_chunk + self.max_running:
             raise InputError(
                 "max_batch_tokens",

@@ -21,7 +21,8 @@ from openm3.model.arena import can_map, map_file
 
 # Fields of `EngineConfig` that change no key and value. Whatever isn't named here has to be the same.
 _FREE = {
-    "index", "device", "cache_bytes", "max_context", "prefix_cache", "max_running", "max_batch_tokens", "step_ms",
+    "index", "device", "cuda_graphs", "cache_bytes", "spill", "spill_dir", "spill_bytes",
+    "max_context", "prefix_cache", "max_running", "max_batch_tokens", "step_ms",
     "overflow",  # what was compacted is never known
     "backend", "weights",  # the ones in use are compared instead
 }  # fmt: skip
@@ -83,9 +84,8 @@ def save(
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             files=_stored_files(prompt, files),
         )
-        tensors = [(key, tensor) for key, tensor, _ in _tensors(llm)]
-        total = sum(len(pages) * tensor[0].nbytes for _, tensor in tensors)
-        sections = _sections(tensors, pages, prompt.ids[:num_tokens], files)
+        total = sum(len(pages) * tensor[0].nbytes for _, tensor in _tensors(llm))
+        sections = _sections(_tensors(llm), pages, prompt.ids[:num_tokens], files)
         store.save(name, about, sections, lambda done: report(min(done, total), total))
     finally:
         pool.free(pages)
@@ -117,11 +117,13 @@ def load(llm: LLM, context: Context) -> int:
         )
     pages = pool.allocate(num_pages)
     try:
-        for key, tensor, _ in _tensors(llm):
-            _fill(tensor, pages, context, key)
+        for key, tensor in _tensors(llm):
+            _fill(tensor, pages, context, key, may_map=llm.engine.runner.spill is None)
         for layer in llm.engine.runner.cache.layers:
             if layer.quantised is not None:
                 layer.quantised.quantise(layer.choosing, torch.tensor(pages))
+            if layer.residency is not None:
+                layer.residency.give_back()
         parent = b""
         for i, page in enumerate(pages):
             found = pool.remember(page, parent, tokens[i * pool.page_size : (i + 1) * pool.page_size])
@@ -143,7 +145,7 @@ def check(llm: LLM, context: Context) -> None:
         raise StoreError(f"{context.path}: was read differently: {'; '.join(different)}")
     pool = llm.engine.scheduler.pool
     num_pages, rest = divmod(context.about.num_tokens, pool.page_size)
-    sizes = {key: num_pages * tensor[0].nbytes for key, tensor, _ in _tensors(llm)}
+    sizes = {key: num_pages * tensor[0].nbytes for key, tensor in _tensors(llm)}
     sizes |= {"tokens": 8 * context.about.num_tokens, "text": sum(file.num_bytes for file in context.about.files)}
     if rest or any(context.place(key)[1] != size for key, size in sizes.items()):
         raise StoreError(f"{context.path}: its sections have other sizes than this model's pages; save it again")
@@ -156,11 +158,13 @@ def _check_can_keep(llm: LLM) -> None:
         raise InputError("prefix_cache", "contexts are found through it; leave it on")
 
 
-def _tensors(llm: LLM) -> Iterator[tuple[str, Tensor, int]]:
-    """Each tensor of the cache with its section's name and its layer."""
+def _tensors(llm: LLM) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor of the cache with its section's name."""
     for number, layer in enumerate(llm.engine.runner.cache.layers):
         for name, tensor in layer.tensors().items():
-            yield f"{number}.{name}", tensor, number
+            yield f"{number}.{name}", tensor
+        if layer.residency is not None:  # what was done with these has touched all of it
+            layer.residency.give_back()
 
 
 def _stored_files(prompt: Prompt, files: Collection) -> tuple[StoredFile, ...]:
@@ -184,15 +188,18 @@ def _sections(
         yield name, (_bytes(tensor[first : first + count].cpu()) for first, count in _runs(pages))
 
 
-def _fill(tensor: Tensor, pages: Sequence[int], context: Context, name: str) -> None:
+def _fill(tensor: Tensor, pages: Sequence[int], context: Context, name: str, *, may_map: bool) -> None:
+    """Maps or copies. What lies in a file of its own is copied: taken out of memory, it is read from there again."""
     offset, done = context.place(name)[0], 0
     for first, count in _runs(pages):
         part = tensor[first : first + count]
-        if part.device.type == "cpu" and can_map(part, offset + done):
+        data = context.section(name)[done : done + part.nbytes]
+        if part.device.type != "cpu":
+            part.copy_(torch.frombuffer(bytearray(data), dtype=part.dtype).view(part.shape))
+        elif may_map and can_map(part, offset + done):
             map_file(part, context.fileno, offset + done)
         else:
-            data = torch.frombuffer(bytearray(context.section(name)[done : done + part.nbytes]), dtype=part.dtype)
-            part.copy_(data.view(part.shape))
+            _bytes(part)[:] = data
         done += part.nbytes
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from openm3 import hub
 from openm3.config import EngineConfig
 from openm3.engine.graphs import DecodeGraphs
 from openm3.errors import InputError
 from openm3.kernels.backend import choose, choose_device
 from openm3.kernels.select_blocks import QuantisedIndex
 from openm3.model.batch import Batch
-from openm3.model.cache import KVCache, page_bytes
+from openm3.model.cache import KVCache, page_bytes, spilled_page_bytes
 from openm3.model.parallel import Parallel
 from openm3.model.shift import shift_pages
+from openm3.model.spill import Spill
 from openm3.model.vision_checkpoint import vision_of
 from openm3.model.vision_patches import Patches
 from openm3.model.weights import Checkpoint, choose_weights, load_decoder
@@ -41,6 +44,7 @@ class Runner:
         invariant: whether a token's keys and values have the same bits in any batch, in prefill and decode: on the
             native kernels in bfloat16, in one process. Products of torch in fp32, and sums over processes, add up in
             an order of their own for each size.
+        spill: the folder of the file in which keys and values are, None where all of them are in memory.
         max_context: longest prompt and answer together.
         vision: None where the model can't see.
         graphs: the recorded decode steps; None where every step is launched from Python: on a CPU, in several
@@ -62,12 +66,20 @@ class Runner:
         self.index = self._choose_index(config)
         quantised = self.index == "int8"
         one_page = page_bytes(model, page_size, dtype, quantised=quantised)
-        full_window = -(-self.max_context // page_size) * one_page
-        cache_bytes = config.cache_bytes or max(full_window, _SMALLEST_CACHE_BYTES)
+        window_pages = -(-self.max_context // page_size)
+        cache_bytes = config.cache_bytes or max(window_pages * one_page, _SMALLEST_CACHE_BYTES)
         self.num_pages = max(1, cache_bytes // one_page)
+        spill = None
+        if config.spill:
+            keeps_keys = self.index == "exact"
+            in_file = spilled_page_bytes(model, page_size, dtype, keeps_keys=keeps_keys)
+            self.num_pages = window_pages if config.spill_bytes is None else max(1, config.spill_bytes // in_file)
+            budget = cache_bytes - self.num_pages * (one_page - in_file)
+            spill = self._spill(config, budget // (parallel.size if parallel else 1), keeps_keys)
+        self.spill = spill and spill.folder
         part = model if parallel is None else parallel.part_of(model)
         self.cache = KVCache.allocate(
-            part, self.num_pages, page_size, dtype, self.device, quantised=quantised, backend=self.backend
+            part, self.num_pages, page_size, dtype, self.device, quantised=quantised, backend=self.backend, spill=spill
         )
         sparse = config.sparse if config.attention == "sparse" else None
         on_cpu = self.device.type == "cpu"
@@ -85,6 +97,19 @@ class Runner:
         replays = config.cuda_graphs and self.device.type == "cuda" and parallel is None and self.weights == "bf16"
         self.graphs = DecodeGraphs(self.decoder, self.cache, page_size) if replays else None
         self.vision = vision_of(checkpoint, dtype) if parallel is None or parallel.rank == 0 else None
+
+    def _spill(self, config: EngineConfig, budget: int, keeps_keys: bool) -> Spill:
+        if self.device.type != "cpu":
+            raise InputError("spill", f"the cache lies on {self.device.type!r}, where nothing is spilled; leave it out")
+        if budget <= 0:
+            hint = "; index 'int8' keeps a quarter of them" if keeps_keys and self.backend == "native" else ""
+            raise InputError(
+                "cache_bytes",
+                f"the keys that blocks are chosen by stay in memory, and those of {self.num_pages:,} pages alone take "
+                f"all of it or more; give the cache more memory, or ask for a shorter window{hint}",
+            )
+        folder = Path(config.spill_dir).expanduser() if config.spill_dir else hub.home() / "spill"
+        return Spill(folder, budget, keeps_keys=keeps_keys)
 
     def _choose_index(self, config: EngineConfig) -> str | None:
         if config.attention != "sparse":

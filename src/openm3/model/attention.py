@@ -65,6 +65,7 @@ class Attention(nn.Module):
         projected = project(x_TC)
         k, v, backend = cache.k_PRSD, cache.v_PRSD, self.backend
         q_THD, index_q_TRC = self._write(projected, paged, cache, rotation)
+        block_ids_TRN: Tensor | None = None
         if self.sparse is None:
             mixed_THD = dense_attention(q_THD, k, v, paged, backend=backend)
         else:
@@ -81,6 +82,8 @@ class Attention(nn.Module):
                 backend=backend,
             )
             mixed_THD = sparse_attention(q_THD, k, v, block_ids_TRN, paged, backend=backend)
+        if cache.residency is not None:
+            cache.residency.settle(block_ids_TRN, paged)
         return out(mixed_THD.flatten(1), add_to=stream_TC)
 
     def _write(

@@ -15,6 +15,7 @@ from openm3.config import ModelConfig
 from openm3.errors import InputError
 from openm3.kernels.select_blocks import QuantisedIndex
 from openm3.model.arena import Arena
+from openm3.model.spill import Residency, Spill
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,14 @@ class LayerCache:
 
     `index_k_P1SC`, `[P, 1, S, C]`: the index keys (after rotation) of a layer with an index branch, else None.
     `quantised`: what blocks are chosen by, in 8 bits, or None.
+    `residency`: of keys and values that lie in a file, what is in memory; else None.
     """
 
     k_PRSD: Tensor
     v_PRSD: Tensor
     index_k_P1SC: Tensor | None = None
     quantised: QuantisedIndex | None = None
+    residency: Residency | None = None
 
     def tensors(self) -> dict[str, Tensor]:
         """By name, everything that is written token by token: what is copied and saved of a page.
@@ -63,6 +66,13 @@ class PagePart:
     def num_bytes(self) -> int:
         return math.prod(self.shape) * self.dtype.itemsize
 
+    def spills(self, *, keeps_keys: bool) -> bool:
+        """Whether it goes to the file where there is one: all but what every step scans.
+
+        Index keys are few and always stay; `keeps_keys` says whether the model's own keys do.
+        """
+        return not self.chooses or (self.name == "k_PRSD" and not keeps_keys)
+
 
 def page_parts(config: ModelConfig, layer: int, page_size: int, dtype: torch.dtype) -> list[PagePart]:
     """What a layer keeps of a page: the one list behind a cache's memory, its size and its copies."""
@@ -91,25 +101,33 @@ class KVCache:
         *,
         quantised: bool = False,
         backend: str | None = None,
+        spill: Spill | None = None,
     ) -> KVCache:
         """Reserves the pages; on a CPU the system gives memory to a page when it is first written.
 
-        `quantised` adds the keys that blocks are chosen by in 8 bits, in all layers that choose, for a backend.
+        `quantised` adds the keys that blocks are chosen by in 8 bits, in all layers that choose, for a backend. With
+        `spill`, all but what every step scans lies in its file; on a CPU.
 
         Raises:
-            InputError: the memory can't be had.
+            InputError: the memory can't be had, or the room in the file.
         """
         arena = Arena() if device is None or device.type == "cpu" else None
 
-        def tensor(part: PagePart) -> Tensor:
+        def tensor(part: PagePart, residency: Residency | None) -> Tensor:
             shape = (num_pages, *part.shape)
-            return arena.take(shape, part.dtype) if arena else torch.zeros(shape, dtype=part.dtype, device=device)
+            if arena is None:
+                return torch.zeros(shape, dtype=part.dtype, device=device)
+            if residency is not None and spill is not None and part.spills(keeps_keys=spill.keeps_keys):
+                return residency.take(shape, part.dtype)
+            return arena.take(shape, part.dtype)
 
         def layer(number: int) -> LayerCache:
+            residency = spill.layer(num_pages) if spill else None
             parts = page_parts(config, number, page_size, dtype)
-            tensors = {part.name: tensor(part) for part in parts}
+            tensors = {part.name: tensor(part, residency) for part in parts}
             chosen_by = [tensors[part.name] for part in parts if part.chooses and quantised]
-            return LayerCache(**tensors, quantised=QuantisedIndex(chosen_by[0], backend) if chosen_by else None)
+            bytes_ = QuantisedIndex(chosen_by[0], backend) if chosen_by else None
+            return LayerCache(**tensors, quantised=bytes_, residency=residency)
 
         try:
             return cls(tuple(layer(number) for number in range(config.num_hidden_layers)))
@@ -133,3 +151,9 @@ def page_bytes(config: ModelConfig, page_size: int, dtype: torch.dtype, *, quant
             if quantised and part.chooses:
                 total += QuantisedIndex.bytes_per_page(*part.shape)
     return total
+
+
+def spilled_page_bytes(config: ModelConfig, page_size: int, dtype: torch.dtype, *, keeps_keys: bool) -> int:
+    """Of these, the bytes that lie in a file where there is one."""
+    layers = (page_parts(config, layer, page_size, dtype) for layer in range(config.num_hidden_layers))
+    return sum(part.num_bytes for parts in layers for part in parts if part.spills(keeps_keys=keeps_keys))
