@@ -22,7 +22,7 @@ from openm3.model.arena import can_map, map_file
 # Fields of `EngineConfig` that change no key and value. Whatever isn't named here has to be the same.
 _FREE = {
     "index", "device", "cuda_graphs", "cache_bytes", "spill", "spill_dir", "spill_bytes",
-    "max_context", "prefix_cache", "max_running", "max_batch_tokens", "step_ms",
+    "max_context", "prefix_cache", "max_running", "max_batch_tokens", "step_ms", "speculation",
     "overflow",  # what was compacted is never known
     "backend", "weights",  # the ones in use are compared instead
 }  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Sequence
 
@@ -13,8 +14,10 @@ class PagePool:
     """Hands out page ids, lowest first, so that the pages of a request tend to lie one after the other.
 
     A page may have several users. One that nobody uses any more, and whose tokens are known, is idle: it is found
-    again by a prompt that begins with them, until its memory is needed. The page idle for the longest time goes first,
-    and of a request's pages the last, so that what is left is always the beginning of something.
+    again by a prompt that begins with them, until its memory is needed. Then leaves go first, the pages behind which
+    nothing is known, so that what is left is always the beginning of something; of these the least important, and of
+    equally important ones the longest idle. Importance is what `weigh` was told, halved each time that as many pages
+    as the pool has were handed out.
 
     Args:
         num_pages: pages in the pool.
@@ -25,7 +28,12 @@ class PagePool:
         self.num_pages, self.page_size = num_pages, page_size
         self._free = list(range(num_pages))  # a heap
         self._users: Counter[int] = Counter()
-        self._idle: dict[int, None] = {}  # the longest idle first
+        self._idle: dict[int, int] = {}  # since when, by a count; the longest idle first
+        self._leaves: list[tuple[float, int, int]] = []  # a heap of weight, since when, page; may hold what has changed
+        # Base-2 logarithms of what the masses would be now if they had grown instead of halving: their order stays.
+        self._weights: dict[int, float] = {}
+        self._num_handed = 0
+        self._count = 0
         self._prefixes = PrefixIndex(page_size)
 
     @property
@@ -42,6 +50,7 @@ class PagePool:
         assert count <= self.num_free, f"{count} pages asked, {self.num_free} free"
         pages = [heapq.heappop(self._free) if self._free else self._evict() for _ in range(count)]
         self._users.update(pages)
+        self._num_handed += count
         return pages
 
     def match(self, tokens: Sequence[int], salt: bytes = b"") -> Match:
@@ -58,6 +67,15 @@ class PagePool:
     def remember(self, page: int, parent: bytes, tokens: Sequence[int]) -> bytes | None:
         """Says what a page holds, once nobody writes to it any more; see `PrefixIndex.add`."""
         return self._prefixes.add(page, parent, tokens)
+
+    def weigh(self, page: int, mass: float) -> None:
+        """Adds to the importance of a page that holds something: how much of it was read."""
+        if mass <= 0:
+            return
+        new = math.log2(mass) + self._num_handed / self.num_pages
+        old = self._weights.get(page, -math.inf)
+        self._weights[page] = max(old, new) + math.log2(1 + 2 ** -abs(old - new))
+        self._lay(page)
 
     def is_shared(self, page: int) -> bool:
         """Whether a page has several users."""
@@ -76,8 +94,11 @@ class PagePool:
                 continue
             del self._users[page]
             if page in self._prefixes:
-                self._idle[page] = None
+                self._count += 1
+                self._idle[page] = self._count
+                self._lay(page)
             else:
+                self._weights.pop(page, None)
                 heapq.heappush(self._free, page)
         pages.clear()
 
@@ -89,9 +110,37 @@ class PagePool:
         everywhere = [*self._free, *self._idle, *self._users]
         assert sorted(everywhere) == list(range(self.num_pages)), "a page is lost or doubled"
         assert all(page in self._prefixes for page in self._idle), "an idle page holds nothing known"
+        leaves = {self._entry(page) for page in self._idle if self._prefixes.is_leaf(page)}
+        assert leaves <= set(self._leaves), "an idle leaf would not be found"
+        assert not self._weights.keys() & set(self._free), "a free page is important"
 
     def _evict(self) -> int:
-        page = next(iter(self._idle))
+        page = self._next_leaf()
+        if page is None:  # what is known behind the idle pages is in use, computed twice by two requests at a time
+            page = next(iter(self._idle))
+        parent = self._prefixes.parent(page)
         del self._idle[page]
+        self._weights.pop(page, None)
         self._prefixes.forget(page)
+        if parent is not None:
+            self._lay(parent)
         return page
+
+    def _next_leaf(self) -> int | None:
+        while self._leaves:
+            entry = heapq.heappop(self._leaves)
+            page = entry[-1]
+            if page in self._idle and entry == self._entry(page) and self._prefixes.is_leaf(page):
+                return page
+        return None
+
+    def _lay(self, page: int) -> None:
+        """Has a page be found if it is an idle leaf; called whenever it may have become one, or its entry changed."""
+        if page in self._idle and self._prefixes.is_leaf(page):
+            heapq.heappush(self._leaves, self._entry(page))
+            if len(self._leaves) > 4 * self.num_pages:  # most of it has changed since
+                self._leaves = [self._entry(idle) for idle in self._idle if self._prefixes.is_leaf(idle)]
+                heapq.heapify(self._leaves)
+
+    def _entry(self, page: int) -> tuple[float, int, int]:
+        return self._weights.get(page, -math.inf), self._idle[page], page

@@ -81,6 +81,15 @@ class PrefixIndex:
                 self._full[digest] = page
         return digest
 
+    def is_leaf(self, page: int) -> bool:
+        """Whether nothing is known behind a known page."""
+        digest = self._known[page].digest
+        return digest is None or digest not in self._children
+
+    def parent(self, page: int) -> int | None:
+        """The page before a known page, where that is known."""
+        return self._full.get(self._known[page].parent)
+
     def forget(self, page: int) -> None:
         """The page's memory goes to somebody else."""
         known = self._known.pop(page)
