@@ -69,6 +69,42 @@ def test_is_kept_and_loaded_by_another_program(llm: LLM, tiny_model: Path, folde
         context.save("sea", store)
 
 
+def test_what_was_compacted_is_no_longer_seen(llm: LLM, tiny_model: Path, tmp_path: Path) -> None:
+    """An answer is that of a prompt that never had it, and the next question reads only itself."""
+    lines = [f"line {i}\n" for i in range(40)]
+    (tmp_path / "a.txt").write_text("".join(lines))
+    context = ContextManager(llm)
+    num_tokens = context.read([tmp_path])
+    whole = context.question("What?")
+    dropped = context.compact(0.5)
+    assert num_tokens // 2 <= sum(span.stop - span.start for span in dropped) <= num_tokens // 2 + 32
+    [path] = {source.path for span in dropped for source in span.sources} - {None}  # its marker is no file's text
+    assert path is not None and Path(path).name == "a.txt"
+    lost = {token for span in dropped for token in range(span.start, span.stop)}
+    left = [token for place, token in enumerate(whole.ids) if place not in lost]
+    other = LLM(tiny_model, EngineConfig(sparse=SparseConfig(index_block_size=16), prefix_cache=False))
+    first = context.ask("What?", SHORT)
+    assert first.token_ids == other.generate([left], SHORT)[0].token_ids
+    assert first.dropped == dropped
+    again = context.ask("What else?", SHORT)
+    assert again.stats.num_cached >= len(left) - 60
+    for found in context.retrieve("line 7", 60):
+        assert not lost & set(range(found.start, found.stop))
+    with pytest.raises(InputError, match="k: must be from 1 to the"):
+        context.retrieve("line 7", num_tokens)
+    more = context.compact(0.9)
+    assert not lost & {token for span in more for token in range(span.start, span.stop)}
+    for keep in (0, 1.0):
+        with pytest.raises(InputError, match=f"keep: must be more than 0 and less than 1, got {keep}"):
+            context.compact(keep)
+    with pytest.raises(InputError, match="context: was compacted"):
+        context.save("a")
+    context = ContextManager(LLM(tiny_model))
+    context.read("less than a block")
+    with pytest.raises(InputError, match="keep: nothing can be dropped"):
+        context.compact(0.5)
+
+
 def test_reads_a_text_too(llm: LLM) -> None:
     context = ContextManager(llm)
     context.read("one\ntwo\nthree\n")

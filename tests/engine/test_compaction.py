@@ -209,6 +209,15 @@ def test_the_system_prompt_and_the_question_stay(llm: LLM) -> None:
     assert request.tokens(start, stop) == prompt(700)[-30:]
 
 
+def test_what_a_prompt_leaves_out_is_not_read(llm: LLM) -> None:
+    tokens = prompt(200)
+    left = tokens[:40] + tokens[70:90] + tokens[120:]
+    assert answer(llm, Prompt(tokens, dropped=[(40, 70), (90, 120)])).token_ids == answer(llm, left).token_ids
+    for dropped in ([(40, 300)], [(50, 40)], [(60, 70), (10, 20)]):
+        with pytest.raises(InputError, match="prompt: dropped must be ascending spans within it"):
+            llm.engine.add(Prompt(tokens, dropped=dropped), SamplingParams())
+
+
 def test_nothing_to_drop_is_told_before_anything_is_read(llm: LLM) -> None:
     for head, tail in ((200, 0), (0, 200), (100, 90)):
         with pytest.raises(InputError, match="prompt: nothing can be dropped: .* tokens are always kept"):

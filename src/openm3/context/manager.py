@@ -14,9 +14,11 @@ from openm3.context.retrieval import DEFAULT_TOKENS, Found, retrieve
 from openm3.context.sources import Passage, SourceMap
 from openm3.context.store import Store
 from openm3.engine import contexts
-from openm3.engine.output import Completion, Progress
+from openm3.engine.compaction import Compaction
+from openm3.engine.output import Completion, Dropped, Progress
 from openm3.engine.params import SamplingParams
 from openm3.engine.prompt import Prompt
+from openm3.engine.request import Request
 from openm3.errors import InputError
 from openm3.model.nearest import Metric
 
@@ -92,11 +94,38 @@ class ContextManager:
         if not question.strip():
             raise InputError("question", "is empty")
         prompt = self._question(self._what, question)
-        return replace(self._located(prompt, self._what), tail=len(prompt.ids) - _common(prompt.ids, context.ids))
+        tail = len(prompt.ids) - _common(prompt.ids, context.ids)
+        return replace(self._located(prompt, self._what), tail=tail, dropped=context.dropped)
 
     def retrieve(self, query: str, k: int = DEFAULT_TOKENS, metric: Metric = "cosine") -> list[Found]:
         """The `k` tokens of what was read that are nearest to a text, see `openm3.context.retrieval.retrieve`."""
         return retrieve(self.llm, self._read(), query, k, metric=metric)
+
+    def compact(self, keep: float = 0.75) -> tuple[Dropped, ...]:
+        """Drops the least important blocks of what was read, and says which.
+
+        Questions and searches no longer see them. What lies behind the first of them is read again with the next
+        question, as if they had never been there; questions after that read only themselves.
+
+        Args:
+            keep: what is left, as a share of what there is: more than 0, less than 1.
+
+        Raises:
+            InputError: `keep` is out of range, or everything is to be kept.
+        """
+        context = self._read()
+        if not 0 < keep < 1:
+            raise InputError("keep", f"must be more than 0 and less than 1, got {keep}")
+        request = Request("compact", context.ids, SamplingParams(), 1, sources=context.sources)
+        request.holes.cut(context.dropped)
+        num_held, size = request.num_prompt_left, self.llm.config.sparse.index_block_size
+        compaction = Compaction(size, num_held, kept=int(num_held * keep) // size, newest=1)
+        pages = compaction.choose(num_held, context.head, (0, 0), lambda page: 0.0)
+        if not pages:
+            raise InputError("keep", f"nothing can be dropped: {num_held} tokens are too few, or {keep} is too much")
+        spans = request.holes.cut((page * size, (page + 1) * size) for page in pages)
+        self.prompt = replace(context, dropped=tuple(request.holes.spans))
+        return request.dropped(spans)
 
     def save(self, name: str, store: Store | None = None) -> Path:
         """Keeps what was read on disk, see `openm3.engine.contexts.save`; returns the file.
@@ -106,6 +135,8 @@ class ContextManager:
             store: where; None: where `openm3 context` keeps its own.
         """
         context, store = self._read(), store or _store_here()
+        if context.dropped:
+            raise InputError("context", "was compacted, and only whole files are kept; read it again")
         if isinstance(self._what, str):
             raise InputError("context", "is a text, and only files are kept; write it to a file and read that")
         contexts.save(self.llm, store, name, context, self._what)

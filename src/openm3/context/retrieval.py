@@ -71,7 +71,7 @@ def retrieve(
         InputError: an empty query or context, a `k` that is not from 1 to the context's length, an unknown metric, or
             context and query are more than the window.
     """
-    num_context = len(context.ids)
+    num_context = context.num_left
     if not query.strip():
         raise InputError("query", "is empty")
     if not num_context:
@@ -85,7 +85,7 @@ def retrieve(
     room = llm.max_context - _HELD - num_context - len(behind)
     if room < 0 and llm.config.overflow == "refuse":
         raise InputError("query", f"with the context it is {-room} tokens more than the window of {llm.max_context}")
-    asked = Prompt([*context.ids, *behind], context.media, context.places, tail=len(behind))
+    asked = Prompt([*context.ids, *behind], context.media, context.places, tail=len(behind), dropped=context.dropped)
     request, events = llm.stream(asked, SamplingParams(max_tokens=_HELD, ignore_eos=True))
     try:
         for event in events:

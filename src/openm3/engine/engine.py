@@ -69,7 +69,10 @@ class Engine:
         prompt = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
         prompt_ids = prompt.ids
         vocab_size = self.runner.decoder.config.vocab_size
-        if not prompt_ids:
+        edges = [0, *(edge for span in prompt.dropped for edge in span), len(prompt_ids)]
+        if edges != sorted(edges) or (prompt.dropped and prompt.media):
+            raise InputError("prompt", "dropped must be ascending spans within it, and none where there are images")
+        if not prompt.num_left:
             raise InputError("prompt", "is empty")
         if not 0 <= min(prompt_ids) <= max(prompt_ids) < vocab_size:
             raise InputError("prompt", f"holds a token id outside 0 to {vocab_size - 1}")
@@ -79,6 +82,7 @@ class Engine:
         request = Request(f"request-{next(self._names)}", prompt_ids, params, max_tokens, prompt.media, prompt.places)
         request.sources, request.head, request.tail = prompt.sources, prompt.head, prompt.tail
         request.compaction = compaction
+        request.holes.cut(prompt.dropped)
         request.salt = b"".join(patches.digest for patches in prompt.media)
         self.scheduler.add(request)
         detokenizer = Detokenizer(self.tokenizer, marker_ids(self.tokenizer, prompt.dialect))
@@ -91,7 +95,7 @@ class Engine:
         Raises:
             InputError: prompt and answer are more than the window, and can't be compacted.
         """
-        window, num_prompt = self.runner.max_context, len(prompt.ids)
+        window, num_prompt = self.runner.max_context, prompt.num_left
         room = window - num_prompt
         if self.config.overflow == "compact" and not prompt.media:
             pool = self.scheduler.pool

@@ -29,6 +29,8 @@ class Prompt:
         sources: which files, messages and lines the tokens come from; None where nobody has said.
         head, tail: how many tokens of its beginning (the system prompt) and of its end (the question) are kept when the
             window is compacted.
+        dropped: spans `(start, stop)` of `ids` that are not read, as if they weren't there; ascending and apart. Places
+            and sources stay those of all of `ids`.
     """
 
     ids: Sequence[int]
@@ -40,6 +42,12 @@ class Prompt:
     sources: SourceMap | None = None
     head: int = 0
     tail: int = 0
+    dropped: Sequence[tuple[int, int]] = ()
+
+    @property
+    def num_left(self) -> int:
+        """Tokens that are read."""
+        return len(self.ids) - sum(stop - start for start, stop in self.dropped)
 
     def parser(self) -> AnswerParser:
         """A parser for one answer to this prompt."""

@@ -44,7 +44,8 @@ class Request:
         sources: what the prompt's tokens come from.
         head, tail: tokens of the prompt's beginning and end that a compaction keeps.
         compaction: what happens when it has filled its window; None: it is known to fit.
-        holes: what compactions have dropped of prompt and answer.
+        holes: what was dropped of prompt and answer.
+        altered: whether its pages hold what was moved by a compaction, so that they are like no other prompt's.
         seen_NC: those embeddings (fp32, N places), from its first step to its end, whatever happens to its pages.
         output_ids: generated tokens.
         num_computed: tokens whose keys and values are in the cache.
@@ -68,6 +69,7 @@ class Request:
     tail: int = 0
     compaction: Compaction | None = None
     holes: Holes = field(default_factory=Holes)
+    altered: bool = False
     seen_NC: Tensor | None = None
     state: State = State.WAITING
     output_ids: list[int] = field(default_factory=list)
@@ -94,9 +96,14 @@ class Request:
         return len(self.prompt_ids) + len(self.output_ids) - self.holes.num_lost
 
     @property
+    def num_prompt_left(self) -> int:
+        """Tokens of the prompt without those that were dropped."""
+        return len(self.prompt_ids) - self.holes.lost_before(len(self.prompt_ids))
+
+    @property
     def max_total(self) -> int:
         """The most tokens that it can come to hold at once."""
-        total = len(self.prompt_ids) + self.max_tokens
+        total = self.num_prompt_left + self.max_tokens
         return total if self.compaction is None else min(total, self.compaction.most)
 
     @property

@@ -154,10 +154,10 @@ class Scheduler:
     def commit(self, request: Request, num_computed: int) -> None:
         """The request's tokens are computed so far: pages that are full of them now become known."""
         request.num_computed, size = num_computed, self.pool.page_size
-        if not self.config.prefix_cache or request.holes:  # what comes behind a hole was computed with what is gone
+        if not self.config.prefix_cache or request.altered:  # behind a hole, pages were computed with what is gone
             return
         chunk = self.config.prefill_chunk
-        known = num_computed if self.invariant else min(num_computed, len(request.prompt_ids)) // chunk * chunk
+        known = num_computed if self.invariant else min(num_computed, request.num_prompt_left) // chunk * chunk
         for page in range(len(request.chain), known // size):
             tokens = request.tokens(page * size, (page + 1) * size)
             digest = self.pool.remember(request.pages[page], self._parent(request), tokens)
@@ -218,7 +218,7 @@ class Scheduler:
         copies = [copy for copy in self.copies if copy.target not in request.pages]
         is_there = len(copies) == len(self.copies)  # else the request gives way before its first tokens were copied
         self.copies = copies
-        remembers = self.config.prefix_cache and self.invariant and not request.holes
+        remembers = self.config.prefix_cache and self.invariant and not request.altered
         if remembers and is_there and 0 < len(rest) < self.pool.page_size:
             self.pool.remember(request.pages[full], self._parent(request), rest)
         self.pool.free(request.pages)
@@ -316,6 +316,7 @@ class Scheduler:
         del request.chain[dropped[0] :]
         spans = request.holes.cut((i * size, (i + 1) * size) for i in dropped)
         request.num_computed -= len(dropped) * size
+        request.altered = True
         self.compacted.append(Compacted(request.request_id, request.dropped(spans), request.num_computed))
 
     def _can_move(self, dropped: Sequence[int], moved: Sequence[int]) -> bool:
@@ -337,7 +338,7 @@ class Scheduler:
     def _preempt(self, request: Request) -> None:
         self.running.remove(request)
         self._release(request)
-        request.num_computed = 0
+        request.num_computed, request.altered = 0, False
         request.num_preempted += 1
         request.state = State.WAITING
         self.waiting.appendleft(request)
