@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -54,6 +55,17 @@ def test_ask_sparse_says_how_much_it_read(tiny_model: Path, files: Path) -> None
     assert done.returncode == 0, done.stderr
     assert "% of blocks read (sparse, " in done.stderr
     assert "100%" not in done.stderr
+
+
+def test_ask_names_what_the_answer_was_read_from(tiny_model: Path, files: Path) -> None:
+    (files / "d.txt").write_text("".join(f"number {i} is {i * i}\n" for i in range(12)))
+    options = ("--evidence", "--block-size", "32", "--max-tokens", "24", "--dtype", "float32")
+    done = openm3("ask", "-c", files, "What?", "-m", tiny_model, *options)
+    assert done.returncode == 0, done.stderr
+    references = re.findall(r"^\[(\d+)\] (.*) \(\d+%\)$", done.stderr, re.MULTILINE)
+    assert [int(number) for number, _ in references] == list(range(1, len(references) + 1))
+    assert references and all(re.search(r"(a\.py|c\.txt|d\.txt|prompt):\d+-\d+", name) for _, name in references)
+    assert "[1]" not in done.stdout, "the answer alone is on the standard output"
 
 
 def test_ask_more_than_the_window(tiny_model: Path, files: Path) -> None:

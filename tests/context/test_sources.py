@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -70,9 +71,7 @@ def check(files: Collection, tokenizer: Tokenizer, ids: list[int], width: int) -
         spans = sources.locate(start, start + width)
         assert [(s.path, s.first_line, s.last_line) for s in spans] == expected(labels, lengths, start, start + width)
         assert spans[0].start == start and spans[-1].stop == start + width
-        assert all(a.stop - b.start in (0, 1) for a, b in zip(spans, spans[1:], strict=False)), (
-            "a token in both, or none"
-        )
+        assert all(a.stop - b.start in (0, 1) for a, b in pairwise(spans)), "a token in both, or none"
 
 
 @pytest.mark.parametrize("width", [1, 2, 7, 40])

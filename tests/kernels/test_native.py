@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from helpers.paged_case import CASES, TOLERANCE, Case, Paged, build, poisoned
 from openm3.config import SparseConfig
 from openm3.kernels.backend import BACKENDS, native
+from openm3.kernels.block_mass import WatchedRows, block_mass
 from openm3.kernels.dense_attention import dense_attention
 from openm3.kernels.linear import PackedLinear
 from openm3.kernels.paged import PagedBatch
@@ -78,6 +79,19 @@ def test_attention_equals_the_reference(case: Case, isa: str) -> None:
     (out, lse), (expected, expected_lse) = (sparse_attention_lse(*inputs, backend=b) for b in ("native", "reference"))
     torch.testing.assert_close(out, expected, **tolerance)
     torch.testing.assert_close(lse, expected_lse, atol=1e-2 if case.dtype == torch.bfloat16 else 1e-5, rtol=0)
+
+
+@needs_native
+@pytest.mark.parametrize("case", EDGES, ids=str)
+def test_block_mass_equals_the_reference(case: Case, isa: str) -> None:
+    x = build(case)
+    watched = WatchedRows.of(torch.tensor([0, x.batch.num_tokens - 1]), x.batch)
+    for blocks in (None, select(x, topk=3)):
+        mass, expected = (
+            block_mass(x.q_THD, x.k_cache, watched, x.batch, block_ids_TRN=blocks, backend=backend)
+            for backend in ("native", "reference")
+        )
+        torch.testing.assert_close(mass, expected, atol=TOLERANCE[case.dtype] / 4, rtol=0)
 
 
 @needs_native

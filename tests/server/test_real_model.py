@@ -50,6 +50,32 @@ def test_whole_and_streamed_answers_are_what_the_engine_says(service: Service, b
         assert [model.id for model in client.models.list()] == ["tiny"]
 
 
+def test_evidence_names_messages_and_lines(base_url: str) -> None:
+    text = "".join(f"number {i} is {i * i}\n" for i in range(30))
+    wanted = {"openm3": {"evidence": True}}
+    with OpenAI(base_url=base_url, api_key="none") as client:
+        whole = client.chat.completions.create(**ask(text, n=2, seed=1), extra_body=wanted).model_dump()
+        chunks = [
+            chunk.model_dump() for chunk in client.chat.completions.create(**ask(text), stream=True, extra_body=wanted)
+        ]
+        assert "openm3" not in client.chat.completions.create(**ask(text)).model_dump()
+        with pytest.raises(BadRequestError, match="openm3.evidenc: unknown field"):
+            client.chat.completions.create(**ask(text), extra_body={"openm3": {"evidenc": True}})
+        with pytest.raises(BadRequestError, match="openm3: unknown field"):
+            client.completions.create(model="default", prompt="hi", extra_body=wanted)
+    assert [each["index"] for each in whole["openm3"]["evidence"]] == [0, 1]
+    assert ["openm3" in chunk for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
+    assert chunks[-1]["openm3"]["evidence"] == [whole["openm3"]["evidence"][0]]
+    for sentence in whole["openm3"]["evidence"][0]["sentences"]:
+        for reference in sentence["references"]:
+            assert 0 < reference["weight"] <= 1 and reference["start"] < reference["stop"]
+            for source in reference["sources"]:
+                lines = text.splitlines()[source["first_line"] - 1 : source["last_line"]]
+                assert source["message"] == 0 and any(
+                    line in reference["text"] or reference["text"] in line for line in lines
+                )
+
+
 def test_sixteen_at_once_and_one_that_leaves(service: Service, base_url: str) -> None:
     async def run() -> None:
         async with AsyncOpenAI(base_url=base_url, api_key="none") as client:

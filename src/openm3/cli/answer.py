@@ -6,6 +6,7 @@ What the model thinks before it answers goes to the standard error, dimmed where
 from __future__ import annotations
 
 import signal
+import textwrap
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from openm3.text.parse import Part
 
 _PLACES_SHOWN = 5
+_SENTENCE_SHOWN = 80  # characters
 INTERRUPTED = 130  # exit code of a program that Ctrl-C ended
 
 
@@ -80,6 +82,22 @@ def show_answer(llm: LLM, prompt: Prompt | Sequence[int], params: SamplingParams
     if answer.dropped:
         click.echo(_dropped(answer), err=True)
     return answer
+
+
+def references(answer: Completion) -> list[str]:
+    """What the answer was read from: each sentence with the numbers of its references, then these with their lines."""
+    if answer.evidence is None:
+        return []
+    found = answer.evidence.references()
+    if not found:
+        return ["no part of the prompt stands out among what was read"]
+    number = {reference.start: i for i, reference in enumerate(found, start=1)}
+    lines = []
+    for sentence in answer.evidence.sentences:
+        if sentence.references:
+            marks = "".join(f"[{number[reference.start]}]" for reference in sentence.references)
+            lines.append(f"{textwrap.shorten(sentence.text, _SENTENCE_SHOWN)} {marks}")
+    return lines + [f"[{number[each.start]}] {each} ({each.weight:.0%})" for each in found]
 
 
 def _dropped(answer: Completion) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from openm3.cli.answer import INTERRUPTED, show_answer, summary
+from openm3.cli.answer import INTERRUPTED, references, show_answer, summary
 from openm3.cli.options import ModelOptions, SamplingOptions, model_options, sampling_options
 from openm3.context.files import QUESTION, Collection, collect
 from openm3.context.sources import SourceMap
@@ -49,6 +49,7 @@ DEFAULT_ANSWER_TOKENS = 256
     metavar="NAME",
     help="Ask about a context of `openm3 context save`, without reading it again; with its model and options.",
 )
+@click.option("--evidence", is_flag=True, help="Name the files and lines that the answer was read from.")
 @click.option("--fit", is_flag=True, help="When the files are more than the window, leave out the last ones.")
 @model_options
 @sampling_options(temperature=0.0, frequency_penalty=0.5, max_tokens=DEFAULT_ANSWER_TOKENS)
@@ -57,6 +58,7 @@ def ask(
     paths: tuple[str, ...],
     images: tuple[Path, ...],
     loaded: str | None,
+    evidence: bool,
     fit: bool,
     model_options: ModelOptions,
     sampling_options: SamplingOptions,
@@ -70,11 +72,12 @@ def ask(
       openm3 ask --context ./src "Where are pages freed?"
       openm3 ask -c 'docs/**/*.md' -c README.md "How is it installed?"
       openm3 ask -c ./src --attention sparse --blocks 8 "What does the scheduler do?"
+      openm3 ask -c ./src --evidence "Where are pages freed?"
       openm3 ask -c . --overflow compact "What is this project about?"
       openm3 ask --load sources "Where are pages freed?"      # after: openm3 context save sources -c ./src
       openm3 ask -m ./MiniMax-M3 --image plan.png "How many rooms are there?"
     """  # fmt: skip
-    params = sampling_options.params()
+    params = replace(sampling_options.params(), evidence=evidence)
     if not paths and not images and loaded is None:
         raise InputError("--context", "name files to read, or images to look at with --image")
     if loaded is not None and (paths or images):
@@ -97,6 +100,8 @@ def ask(
             err=True,
         )
     answer = show_answer(llm, prompt, params)
+    for line in references(answer):
+        click.echo(line, err=True)
     click.echo(summary(answer, llm), err=True)
     if answer.finish_reason == "cancelled":
         raise SystemExit(INTERRUPTED)

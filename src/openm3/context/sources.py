@@ -60,7 +60,7 @@ class Passage:
 
 @dataclass(frozen=True)
 class _Region:
-    """Bytes `start` to `stop - 1` of the prompt; `passage` is None between passages, `line` is the first one's number."""
+    """Bytes `start` to `stop - 1` of the prompt; `passage` is None between passages, `line` the first one's number."""
 
     start: int
     stop: int
@@ -79,12 +79,15 @@ class SourceMap:
         ids: the prompt's tokens.
         token_bytes: the exact bytes of one token, as `Tokenizer.token_bytes`.
         passages: the texts, in the order in which they stand in the prompt.
+
+    Attributes:
+        token_bytes: as given.
     """
 
     def __init__(
         self, ids: Sequence[int], token_bytes: Callable[[int], bytes], passages: Iterable[Passage] = ()
     ) -> None:
-        self._ids, self._token_bytes = ids, token_bytes
+        self._ids, self.token_bytes = ids, token_bytes
         self.passages = tuple(passages)
 
     @classmethod
@@ -110,6 +113,12 @@ class SourceMap:
         """The passages that are not in the prompt exactly once, byte for byte."""
         placed = {id(region.passage) for region in self._regions}
         return tuple(passage for passage in self.passages if id(passage) not in placed)
+
+    @cached_property
+    def files_end(self) -> int | None:
+        """The first token that holds something behind the last file; None where no file is found."""
+        ends = [region.stop for region in self._regions if region.passage is not None and region.passage.path]
+        return bisect_right(self._ends, ends[-1]) if ends else None
 
     def locate(self, start: int, stop: int) -> list[SourceSpan]:
         """The texts of tokens `start` to `stop - 1`, in order; together they cover all bytes of these tokens.
@@ -142,12 +151,12 @@ class SourceMap:
 
     @cached_property
     def _data(self) -> bytes:
-        return b"".join(map(self._token_bytes, self._ids))
+        return b"".join(map(self.token_bytes, self._ids))
 
     @cached_property
     def _ends(self) -> list[int]:
         """Where in the bytes each token ends."""
-        return list(accumulate(len(self._token_bytes(token)) for token in self._ids))
+        return list(accumulate(len(self.token_bytes(token)) for token in self._ids))
 
     @cached_property
     def _region_starts(self) -> list[int]:

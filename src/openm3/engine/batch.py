@@ -11,11 +11,12 @@ from torch import Tensor
 from openm3.engine.scheduler import Chunk
 from openm3.kernels.paged import PagedBatch
 from openm3.model.batch import Batch
+from openm3.model.watch import Watch
 
 
 def build_batch(chunks: Sequence[Chunk], page_size: int) -> Batch:
     """Packs the chunks' tokens and drafts; logits are wanted of the last known token of every chunk that completes its
-    request, and of its draft."""
+    request, and of its draft. Where a request is observed, these rows are watched too."""
     token_ids = [token for chunk in chunks for token in (*chunk.request.tokens(chunk.start, chunk.stop), *chunk.draft)]
     paged = PagedBatch.build(
         [chunk.end - chunk.start for chunk in chunks],
@@ -25,7 +26,10 @@ def build_batch(chunks: Sequence[Chunk], page_size: int) -> Batch:
     )
     ends: list[int] = paged.query_start_B1[1:].tolist()
     rows = [row for chunk, end in zip(chunks, ends, strict=True) for row in range(end - chunk.num_logits, end)]
-    return Batch(torch.tensor(token_ids), paged, torch.tensor(rows, dtype=torch.long), *_seen(chunks))
+    watched = [row for chunk, end in zip(chunks, ends, strict=True) for row in range(end - chunk.num_watched, end)]
+    watch = Watch(torch.tensor(watched), paged) if watched else None
+    seen_rows_M, seen_MC = _seen(chunks)
+    return Batch(torch.tensor(token_ids), paged, torch.tensor(rows, dtype=torch.long), seen_rows_M, seen_MC, watch)
 
 
 def _seen(chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor] | tuple[None, None]:

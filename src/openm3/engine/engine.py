@@ -5,12 +5,14 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from openm3.config import EngineConfig
+from openm3.context.evidence import Masses, Observed
+from openm3.context.sources import SourceMap
 from openm3.engine.batch import build_batch
 from openm3.engine.compaction import Compaction
 from openm3.engine.cost import Work
@@ -84,6 +86,11 @@ class Engine:
         request.compaction = compaction
         request.holes.cut(prompt.dropped)
         request.salt = b"".join(patches.digest for patches in prompt.media)
+        if params.evidence:
+            if self.config.tensor_parallel > 1:
+                raise InputError("evidence", "is for a model in one process; leave it out, or set tensor_parallel to 1")
+            sources = prompt.sources or SourceMap(prompt_ids, self.tokenizer.token_bytes)
+            request.observed = Observed(sources, self.config.sparse.index_block_size, self.tokenizer.special_ids)
         self.scheduler.add(request)
         detokenizer = Detokenizer(self.tokenizer, marker_ids(self.tokenizer, prompt.dialect))
         self._answers[request.request_id] = _Answer(request, detokenizer, StopStrings(params.stop))
@@ -129,9 +136,11 @@ class Engine:
             return compacted
         self._see([chunk.request for chunk in chunks])
         started = self._clock()
-        logits_LV = self.runner.run(build_batch(chunks, self.scheduler.pool.page_size))
+        batch = build_batch(chunks, self.scheduler.pool.page_size)
+        logits_LV = self.runner.run(batch)
         self.scheduler.cost.learn(sum((chunk.work for chunk in chunks), Work()), self._clock() - started)
-        return compacted + self._commit(chunks, logits_LV)
+        readings = () if batch.watch is None else batch.watch.mass_WB().numpy()
+        return compacted + self._commit(chunks, logits_LV, readings)
 
     def _copy(self) -> None:
         """Copies and moves the pages that the scheduler wants so, each once and in its order."""
@@ -149,17 +158,21 @@ class Engine:
             if request.media and request.places[-1] >= request.num_computed:  # else a known prefix holds them
                 request.seen_NC, request.media = self.runner.see(request.media), ()
 
-    def _commit(self, chunks: list[Chunk], logits_LV: Tensor) -> list[Event]:
-        """Takes over what the step computed. The logits are those of the chunks that complete their requests."""
+    def _commit(self, chunks: list[Chunk], logits_LV: Tensor, readings: Iterable[Masses]) -> list[Event]:
+        """Takes over what the step computed: the logits and readings of the chunks' last rows, as far as wanted."""
         events: list[Event] = []
-        rows = iter(logits_LV)
+        rows, masses = iter(logits_LV), iter(readings)
         for chunk in chunks:
             request = chunk.request
             self._advance(request, chunk.stop)
             if not request.output_ids:
                 num_read = request.holes.place(chunk.stop - 1) + 1
                 events.append(Progress(request.request_id, num_read, len(request.prompt_ids)))
-            events += self._answer(chunk, list(itertools.islice(rows, chunk.num_logits)))
+            events += self._answer(
+                chunk,
+                list(itertools.islice(rows, chunk.num_logits)),
+                list(itertools.islice(masses, chunk.num_watched)),
+            )
         return events
 
     def _advance(self, request: Request, num_computed: int) -> None:
@@ -167,11 +180,13 @@ class Engine:
         _count_blocks(request, request.num_computed, num_computed, self.scheduler.pool.page_size, self.config.topk)
         self.scheduler.commit(request, num_computed)
 
-    def _answer(self, chunk: Chunk, logits_LV: Sequence[Tensor]) -> list[Delta]:
+    def _answer(self, chunk: Chunk, logits_LV: Sequence[Tensor], readings: Sequence[Masses]) -> list[Delta]:
         """The next token, and one more for each draft token that is what was sampled in its place."""
         request, deltas, num_right = chunk.request, list[Delta](), 0
         drafter = request.drafter
-        for logits_V, drafted in zip(logits_LV, (*chunk.draft, None), strict=False):  # no logits of an incomplete one
+        for i, (logits_V, drafted) in enumerate(zip(logits_LV, (*chunk.draft, None), strict=False)):
+            if request.observed is not None:
+                request.observed.add(request.at_places(readings[i], self.scheduler.pool.page_size))
             sampled = sample(logits_V, request, self.tokenizer.token_bytes)
             delta = self._append(self._answers[request.request_id], sampled)
             deltas.append(delta)
@@ -204,7 +219,9 @@ class Engine:
                 tail, hit = answer.stops.push(answer.detokenizer.finish())
                 text += tail + ("" if hit else answer.stops.finish())
             self._end(request, reason)
-        return Delta(request.request_id, text, token_id, reason, sampled.logprob)
+        observed = request.observed if reason is not None else None
+        evidence = None if observed is None else observed.evidence(request.output_ids)
+        return Delta(request.request_id, text, token_id, reason, sampled.logprob, evidence)
 
     def _end(self, request: Request, reason: FinishReason) -> None:
         if request.state is not State.FINISHED:

@@ -170,6 +170,7 @@ def completion(request: Request, deltas: Sequence[Delta], parts: Iterable[Part])
         thinking=parsed.thinking,
         tool_calls=parsed.calls,
         dropped=request.dropped(request.holes.spans),
+        evidence=deltas[-1].evidence if deltas else None,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from openm3.context.evidence import Evidence
 from openm3.context.sources import SourceSpan
 from openm3.text.parse import ToolCall
 
@@ -72,6 +73,7 @@ class Delta:
         token_id: None only in the last delta of a cancelled request.
         finish_reason: set in a request's last delta and only there.
         logprob: set when the request asked for log probabilities.
+        evidence: in the last delta of a request that asked for it.
     """
 
     request_id: str
@@ -79,6 +81,7 @@ class Delta:
     token_id: int | None = None
     finish_reason: FinishReason | None = None
     logprob: TokenLogprob | None = None
+    evidence: Evidence | None = None
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ class Completion:
         thinking: what the model thought before it answered a conversation.
         tool_calls: the tools that it calls.
         dropped: what compactions have dropped, where the window was compacted.
+        evidence: which parts of the prompt its sentences were read from, where that was asked for.
     """
 
     text: str
@@ -129,6 +133,7 @@ class Completion:
     thinking: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
     dropped: tuple[Dropped, ...] = ()
+    evidence: Evidence | None = None
 
 
 Event = Progress | Compacted | Delta

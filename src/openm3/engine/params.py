@@ -30,6 +30,7 @@ class SamplingParams:
         ignore_eos: go on past the model's end tokens (for measuring).
         logprobs: report the chosen token's log probability and this many of the most likely ones
             (0 to 20); None reports none. They are the model's own, before penalties and temperature.
+        evidence: observe which parts of the prompt each token of the answer reads, for `Completion.evidence`.
 
     Raises:
         InputError: a value is out of range; the error's field is the attribute's name.
@@ -48,6 +49,7 @@ class SamplingParams:
     stop_token_ids: frozenset[int] = frozenset()
     ignore_eos: bool = False
     logprobs: int | None = None
+    evidence: bool = False
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from openm3.context.evidence import Masses, Observed
 from openm3.engine.holes import Holes
 from openm3.engine.output import Dropped, FinishReason, Stats
 from openm3.engine.params import SamplingParams
@@ -56,6 +59,7 @@ class Request:
         num_drafted, num_accepted: draft tokens that were computed, and those that were right.
         salt: what the tokens don't say, see `PrefixIndex.match`.
         blocks_read, blocks_visible: see `Stats`.
+        observed: what the tokens of the answer read, where evidence is asked for.
     """
 
     request_id: str
@@ -84,6 +88,7 @@ class Request:
     num_preempted: int = 0
     blocks_read: int = 0
     blocks_visible: int = 0
+    observed: Observed | None = None
     finish_reason: FinishReason | None = None
     arrived_s: float = field(default_factory=time.perf_counter)
     started_s: float = 0.0
@@ -125,6 +130,16 @@ class Request:
     def score(self, page: int) -> float:
         """How important what one of its pages holds is: how much of it was read lately."""
         return 0.0
+
+    def at_places(self, mass_B: Masses, page_size: int) -> Masses:
+        """What was read of the blocks that are left, as of all blocks of prompt and answer; none of those that went."""
+        num_blocks = -(-self.num_tokens // page_size)
+        if not self.holes:
+            return mass_B[:num_blocks].copy()
+        blocks = [self.holes.place(block * page_size) // page_size for block in range(num_blocks)]
+        whole_B = np.zeros(blocks[-1] + 1, np.float32)
+        whole_B[blocks] = mass_B[:num_blocks]
+        return whole_B
 
     def dropped(self, spans: Sequence[tuple[int, int]]) -> tuple[Dropped, ...]:
         """What spans of prompt and answer are."""

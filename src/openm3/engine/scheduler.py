@@ -59,6 +59,11 @@ class Chunk:
         return 1 + len(self.draft) if self.completes else 0
 
     @property
+    def num_watched(self) -> int:
+        """Of these rows, how many are observed: what they read is what the next tokens come of."""
+        return self.num_logits if self.request.observed is not None else 0
+
+    @property
     def work(self) -> Work:
         """What it is to compute it."""
         return Work.of(self.start, self.end, self.num_logits)

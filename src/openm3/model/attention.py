@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from openm3.config import ModelConfig, SparseConfig
+from openm3.kernels.block_mass import block_mass
 from openm3.kernels.dense_attention import dense_attention
 from openm3.kernels.paged import PagedBatch
 from openm3.kernels.rotate import rotate_and_write
@@ -20,6 +21,7 @@ from openm3.model.cache import LayerCache
 from openm3.model.linear import FusedLinear, Linear
 from openm3.model.norm import RMSNorm
 from openm3.model.rope import Rotation, rotate_
+from openm3.model.watch import Watch
 
 
 class Attention(nn.Module):
@@ -58,7 +60,13 @@ class Attention(nn.Module):
         self.fused = (FusedLinear(*parts), FusedLinear(self.o_proj))
 
     def forward(
-        self, x_TC: Tensor, stream_TC: Tensor, paged: PagedBatch, cache: LayerCache, rotation: Rotation
+        self,
+        x_TC: Tensor,
+        stream_TC: Tensor,
+        paged: PagedBatch,
+        cache: LayerCache,
+        rotation: Rotation,
+        watch: Watch | None = None,
     ) -> Tensor:
         """The stream with the result added to it."""
         project, out = self.fused
@@ -82,6 +90,8 @@ class Attention(nn.Module):
                 backend=backend,
             )
             mixed_THD = sparse_attention(q_THD, k, v, block_ids_TRN, paged, backend=backend)
+        if watch is not None:
+            watch.add(block_mass(q_THD, k, watch.rows, paged, block_ids_TRN=block_ids_TRN, backend=backend))
         if cache.residency is not None:
             cache.residency.settle(block_ids_TRN, paged)
         return out(mixed_THD.flatten(1), add_to=stream_TC)

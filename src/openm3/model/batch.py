@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from openm3.kernels.paged import PagedBatch
+from openm3.model.watch import Watch
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Batch:
         logit_rows_L: int64 rows of the tokens whose next-token logits are wanted.
         seen_rows_M: int64 rows of the tokens that stand for images and videos; None where there are none.
         seen_MC: fp32 embeddings of these rows, in the place of those of their token ids.
+        watch: told by every layer what its rows read; None where nobody asks.
     """
 
     token_ids_T: Tensor
@@ -30,8 +32,11 @@ class Batch:
     logit_rows_L: Tensor
     seen_rows_M: Tensor | None = None
     seen_MC: Tensor | None = None
+    watch: Watch | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The tokens and rows on a device; the kernels take `paged` there themselves."""
         seen = [None if x is None else x.to(device) for x in (self.seen_rows_M, self.seen_MC)]
-        return Batch(self.token_ids_T.to(device), self.paged, self.logit_rows_L.to(device), *seen)
+        return Batch(
+            self.token_ids_T.to(device), self.paged, self.logit_rows_L.to(device), seen[0], seen[1], self.watch
+        )

@@ -83,7 +83,7 @@ class Answer:
                 if not piece.is_opening:
                     logprobs = tuple(held[index]) if self._with_logprobs else None
                     held[index].clear()
-                    yield replace(piece, logprobs=logprobs)
+                    yield replace(piece, logprobs=logprobs, evidence=event.evidence)
 
     def _piece(self, index: int, event: Delta) -> Piece:
         """What an event adds to its choice; an opening piece where that is nothing yet."""

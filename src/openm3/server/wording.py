@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel
 
+from openm3.context.evidence import Evidence
 from openm3.engine.output import TokenLogprob
 from openm3.server.schema.response import FinishReason, Usage
 from openm3.text.parse import ToolCall
@@ -34,6 +35,7 @@ class Piece:
         finish_reason: set in the choice's last piece.
         reasoning: what the model thinks before the text.
         calls: the tools that it calls.
+        evidence: in the choice's last piece, where it was asked for.
     """
 
     index: int
@@ -42,6 +44,7 @@ class Piece:
     finish_reason: FinishReason | None = None
     reasoning: str = ""
     calls: tuple[ToolCall, ...] = ()
+    evidence: Evidence | None = None
 
     @property
     def is_opening(self) -> bool:

@@ -3,7 +3,10 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
+#include <stdexcept>
+
 #include "attention.h"
+#include "block_mass.h"
 #include "isa.h"
 #include "linear.h"
 #include "rms_norm.h"
@@ -43,6 +46,26 @@ void attention(int dtype, Address q, int64_t q_token_stride, int64_t q_head_stri
                                      num_threads};
     openm3::check_blocks(call);
     block_ids ? OPENM3_KERNEL(sparse_attention)(call) : OPENM3_KERNEL(dense_attention)(call);
+}
+
+// block_ids is 0 for all visible blocks.
+void block_mass(int dtype, Address q, int64_t q_token_stride, int64_t q_head_stride, Address k, int64_t page_stride,
+                int64_t head_stride, int64_t slot_stride, Address mass, int64_t heads, int64_t kv_heads,
+                int64_t page_size, int64_t head_size, float scale, Address rows, Address sequences, Address positions,
+                int64_t watched, Address page_table, int64_t table_width, Address block_ids, int64_t blocks_per_query,
+                int num_threads) {
+    const openm3::BlockMassCall call{static_cast<openm3::DType>(dtype), at<void>(q), q_token_stride, q_head_stride,
+                                     at<void>(k), page_stride, head_stride, slot_stride, at<float>(mass), heads,
+                                     kv_heads, page_size, head_size, scale, at<int64_t>(rows), at<int32_t>(sequences),
+                                     at<int32_t>(positions), watched, at<int32_t>(page_table), table_width,
+                                     at<int32_t>(block_ids), blocks_per_query, num_threads};
+    for (int64_t w = 0; call.block_ids && w < watched; ++w) {
+        const int32_t* const ids = call.block_ids + call.rows[w] * kv_heads * blocks_per_query;
+        for (int64_t i = 0; i < kv_heads * blocks_per_query; ++i) {
+            if (ids[i] > call.positions[w] / page_size) throw std::invalid_argument("block_ids_TRN: a block is not visible");
+        }
+    }
+    OPENM3_KERNEL(block_mass)(call);
 }
 
 void rms_norm(int dtype, Address x, Address weight, Address out, int64_t rows, int64_t size, float eps,
@@ -96,6 +119,7 @@ NB_MODULE(_native, m) {
     m.def("use_isa", &openm3::use_isa, "name"_a);
     m.def("linear", &linear, no_gil);
     m.def("attention", &attention, no_gil);
+    m.def("block_mass", &block_mass, no_gil);
     m.def("rms_norm", &rms_norm, no_gil);
     m.def("rotate", &rotate, no_gil);
     m.def("select_blocks", &select_blocks, no_gil);

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from fastapi import APIRouter, Request, Response
 
+from openm3.context.evidence import Sentence
 from openm3.engine.output import TokenLogprob
 from openm3.errors import InputError
 from openm3.server.answer import Answer, respond
@@ -40,6 +41,7 @@ def router(service: Service) -> APIRouter:
         params = asked.sampling(
             max_tokens=asked.max_completion_tokens or asked.max_tokens,
             logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
+            evidence=bool(asked.openm3 and asked.openm3.evidence),
         )
         try:
             prompt = await asyncio.to_thread(
@@ -80,13 +82,16 @@ class ChatWording(Wording):
             logprobs=_logprobs(piece.logprobs),
             finish_reason=piece.finish_reason,
         )
-        return chat.ChatCompletionChunk(**self.header, choices=[choice])
+        return chat.ChatCompletionChunk(**self.header, choices=[choice], openm3=_evidence([piece]))
 
     def usage_chunk(self, usage: Usage) -> chat.ChatCompletionChunk:
         return chat.ChatCompletionChunk(**self.header, choices=[], usage=usage)
 
     def whole(self, choices: Iterable[Piece], usage: Usage) -> chat.ChatCompletion:
-        return chat.ChatCompletion(**self.header, choices=[_choice(piece) for piece in choices], usage=usage)
+        pieces = list(choices)
+        return chat.ChatCompletion(
+            **self.header, choices=[_choice(piece) for piece in pieces], usage=usage, openm3=_evidence(pieces)
+        )
 
 
 def _choice(piece: Piece) -> chat.Choice:
@@ -101,6 +106,34 @@ def _choice(piece: Piece) -> chat.Choice:
         logprobs=_logprobs(piece.logprobs),
         finish_reason=piece.finish_reason,
     )
+
+
+def _evidence(pieces: Iterable[Piece]) -> chat.Answered | None:
+    """The evidence of the choices that have some."""
+    found = [
+        chat.ChoiceEvidence(index=piece.index, sentences=[_sentence(each) for each in piece.evidence.sentences])
+        for piece in pieces
+        if piece.evidence is not None
+    ]
+    return chat.Answered(evidence=found) if found else None
+
+
+def _sentence(sentence: Sentence) -> chat.EvidenceSentence:
+    references = [
+        chat.Reference(
+            weight=one.weight,
+            mass=one.mass,
+            start=one.start,
+            stop=one.stop,
+            sources=[
+                chat.Source(message=span.message, first_line=span.first_line, last_line=span.last_line)
+                for span in one.spans
+            ],
+            text=one.text,
+        )
+        for one in sentence.references
+    ]
+    return chat.EvidenceSentence(text=sentence.text, start=sentence.start, stop=sentence.stop, references=references)
 
 
 def _call(call: parse.ToolCall) -> dict[str, Any]:

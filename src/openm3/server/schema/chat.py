@@ -154,6 +154,12 @@ class ResponseFormat(RequestModel):
     type: Literal["text"]
 
 
+class Extensions(RequestModel):
+    """What the OpenAI API doesn't have. `evidence`: which parts of the messages each sentence was read from."""
+
+    evidence: bool | None = None
+
+
 class ChatRequest(GenerationRequest):
     """A conversation to go on with."""
 
@@ -164,6 +170,7 @@ class ChatRequest(GenerationRequest):
     tools: Annotated[list[Tool], Field(min_length=1, max_length=128)] | None = None
     tool_choice: Annotated[Literal["auto", "none"] | None, Only] = None
     thinking: Thinking | None = None
+    openm3: Extensions | None = None
 
     modalities: Annotated[list[Literal["text"]] | None, Only] = None
     response_format: Annotated[ResponseFormat | None, Only] = None
@@ -245,11 +252,56 @@ class Choice(BaseModel):
     finish_reason: FinishReason
 
 
+class Source(BaseModel):
+    """Lines of a message, or of what the chat template writes around messages, whose `message` is null."""
+
+    message: int | None
+    first_line: int
+    last_line: int
+
+
+class Reference(BaseModel):
+    """Tokens `start` to `stop - 1` of the prompt that a sentence was read from.
+
+    `weight` is their share of what stood out for the sentence, `mass` their share of all attention.
+    """
+
+    weight: float
+    mass: float
+    start: int
+    stop: int
+    sources: list[Source]
+    text: str
+
+
+class EvidenceSentence(BaseModel):
+    """A sentence of what was generated, its tokens, and what it was read from, weightiest first."""
+
+    text: str
+    start: int
+    stop: int
+    references: list[Reference]
+
+
+class ChoiceEvidence(BaseModel):
+    """The evidence of one of the `n` answers."""
+
+    index: int
+    sentences: list[EvidenceSentence]
+
+
+class Answered(BaseModel):
+    """What `openm3` in the request asked for."""
+
+    evidence: list[ChoiceEvidence]
+
+
 class ChatCompletion(GenerationResponse):
     """A whole response."""
 
     object: Literal["chat.completion"] = "chat.completion"
     choices: list[Choice]
+    openm3: Answered | None = omitted_when_none()
 
 
 class ToolCallDelta(ToolCall):
@@ -281,3 +333,4 @@ class ChatCompletionChunk(GenerationResponse):
 
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     choices: list[ChunkChoice]
+    openm3: Answered | None = omitted_when_none()

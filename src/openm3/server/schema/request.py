@@ -143,7 +143,7 @@ class GenerationRequest(RequestModel):
         """Whether the stream ends with a usage chunk."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def sampling(self, *, max_tokens: int | None, logprobs: int | None) -> list[SamplingParams]:
+    def sampling(self, *, max_tokens: int | None, logprobs: int | None, evidence: bool = False) -> list[SamplingParams]:
         """How each of the `n` choices is sampled; choice i takes `seed + i`, so that they differ and repeat.
 
         Raises:
@@ -154,6 +154,7 @@ class GenerationRequest(RequestModel):
             **{"temperature": 1.0, **given},  # the API's default; the engine's own is greedy
             max_tokens=max_tokens,
             logprobs=logprobs,
+            evidence=evidence,
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
         )
         if self.seed is None:
