@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from openm3.config import EngineConfig, SparseConfig
 from openm3.context.evidence import Masses
 from openm3.context.files import Collection, ContextFile
 from openm3.context.sources import SourceMap
+from openm3.engine.engine import Engine
 from openm3.engine.llm import LLM
 from openm3.engine.output import Completion
 from openm3.engine.params import SamplingParams
@@ -60,12 +62,29 @@ def test_the_same_evidence_from_a_known_prefix_in_a_crowd_and_after_preemption(t
     assert warm.stats.num_cached == len(PROMPT) - 1
     crowd = load(tiny_model, attention="sparse").generate(["x" * 40, PROMPT, "y" * 90], WATCHED)[1]
     page_bytes = 2 * 2 * 2 * 16 * 2 * PAGE  # keys and values, layers, heads, head size, bytes of a number, tokens
-    small = load(tiny_model, attention="sparse", cache_bytes=26 * page_bytes, index="exact", prefix_cache=False)
+    small = load(
+        tiny_model, attention="sparse", cache_bytes=26 * page_bytes, index="exact", prefix_cache=False, step_ms=60_000
+    )
     squeezed = small.generate(["z" * 150, PROMPT], replace(WATCHED, max_tokens=24))[1]
     assert squeezed.stats.num_preempted
     for other in (warm, crowd, squeezed):
         for one, mass_B in zip(readings(other), cold, strict=True):
             np.testing.assert_allclose(one, mass_B, atol=2e-3)
+
+
+def test_drafts_change_no_reading(tiny_model: Path) -> None:
+    def answer(speculation: str) -> Completion:
+        llm = load(tiny_model, speculation=speculation)
+        llm.engine = Engine(llm.engine.runner, llm.tokenizer, llm.config, itertools.count().__next__)
+        repetitive = replace(WATCHED, max_tokens=60, repetition_penalty=0.3)
+        return llm.generate([[0, 1, 2, 3, 1, 2] * 12], repetitive)[0]
+
+    drafted, plain = answer("auto"), answer("off")
+    if not drafted.stats.num_drafted:
+        pytest.skip("nothing is drafted where kernels are not invariant")
+    assert drafted.token_ids == plain.token_ids and drafted.stats.num_accepted
+    for one, mass_B in zip(readings(drafted), readings(plain), strict=True):
+        np.testing.assert_allclose(one, mass_B, atol=1e-5)
 
 
 def test_dropped_blocks_keep_their_places(tiny_model: Path) -> None:

@@ -5,6 +5,7 @@ On a CPU a step is "recorded" by keeping the call: it reads and writes the same 
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from openm3.engine.params import SamplingParams
 from openm3.kernels.backend import BACKENDS
 from openm3.kernels.paged import PagedBatch
 from openm3.model.batch import Batch
+from openm3.model.watch import Watch
 
 pytestmark = [
     pytest.mark.skipif("triton" not in BACKENDS, reason="triton is not installed"),
@@ -81,3 +83,4 @@ def test_which_steps_are_recorded(queries: list[int], rows: list[int], fits: boo
     paged = PagedBatch.build(queries, [20, 30], [[0, 1], [2, 3]], 16)
     batch = Batch(torch.zeros(sum(queries), dtype=torch.int64), paged, torch.tensor(rows))
     assert DecodeGraphs.fits(batch) == fits
+    assert not DecodeGraphs.fits(replace(batch, watch=Watch(torch.tensor([0]), batch.paged)))

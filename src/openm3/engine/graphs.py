@@ -49,11 +49,12 @@ class DecodeGraphs:
 
     @staticmethod
     def fits(batch: Batch) -> bool:
-        """Whether a batch is a decode step: one token of each of a few sequences, and the logits of all."""
+        """Whether a batch is a decode step: a token of each of a few sequences, the logits of all, nobody watching."""
         num_tokens = batch.paged.num_tokens
         return (
             num_tokens == len(batch.paged.context_len_B) == len(batch.logit_rows_L) <= MOST_SEQUENCES
             and batch.seen_rows_M is None
+            and batch.watch is None
         )
 
     def run(self, batch: Batch) -> Tensor:
