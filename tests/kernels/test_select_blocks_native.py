@@ -162,7 +162,8 @@ def test_every_score_lies_within_its_bounds() -> None:
     index = quantised(x.k_cache, x)
     pages = torch.tensor(x.pages[0])
     k, scale = x.k_cache[pages].double(), index.bounds_PX4[pages][..., 0, None, None].double()
-    bytes_ = index.keys_PXSC[pages].double() - 128
+    groups_pXGWYI = index.keys_PXSC[pages].reshape(len(pages), 2, 2, 32, 16, 4)  # 16 tokens Y, four channels I
+    bytes_ = groups_pXGWYI.transpose(3, 4).flatten(2, 3).flatten(3, 4).double() - 128
     centre = index.centre_PXC[pages][:, :, None].double()
     _, error, residual, length = index.bounds_PX4[pages].double().unbind(-1)
     assert bytes_.abs().max() == 127
@@ -210,7 +211,7 @@ def test_errors_name_the_argument() -> None:
     index = quantised(x.k_cache, x)
     with pytest.raises(ValueError, match="quantised: it is for the backend 'native', got backend 'torch'"):
         select_blocks(x.q_THD, x.k_cache, x.batch, config(16), num_groups=2, backend="torch", quantised=index)
-    with pytest.raises(ValueError, match=r"quantised.keys_PXSC: expected \[P, X, S, C\]"):
+    with pytest.raises(ValueError, match=r"index_k_cache_PXSC: expected \[P, X, S, C of quantised\] = "):
         select_blocks(
             x.q_THD,
             x.k_cache,

@@ -16,7 +16,7 @@
 
 #include <cfloat>
 
-#include "row_products.h"
+#include "byte_peaks.h"
 #include "select_blocks.h"
 
 namespace openm3::OPENM3_ISA {
@@ -47,7 +47,7 @@ inline void quantise(const float* x, int64_t size, float scale, int8_t* bytes, f
     square = error_square = 0;
     for (int64_t i = 0; i < size; ++i) {
         const float level = scale > 0 ? x[i] * inverse : 0;
-        bytes[i] = static_cast<int8_t>(level + (level < 0 ? -0.5f : 0.5f));
+        bytes[i] = static_cast<int8_t>(level + __builtin_copysignf(0.5f, level));
         const float kept = scale * bytes[i], lost = x[i] - kept;
         square += kept * kept;
         error_square += lost * lost;
@@ -55,7 +55,7 @@ inline void quantise(const float* x, int64_t size, float scale, int8_t* bytes, f
 }
 
 struct QuantisedBlock {
-    const uint8_t* keys;  // bytes with 128 added
+    const uint8_t* keys;  // as in byte_peaks.h, with 128 added
     const float* centre;
     const PageBounds* bounds;
 };
@@ -64,72 +64,88 @@ class BlockBounds {
 public:
     BlockBounds(Arena& arena, int64_t rows, int64_t head_size)
         : head_size_(head_size),
-          byte_products_(arena, rows, head_size / 4),
-          centre_products_(arena, rows, head_size),
-          rows_(arena.take<Row>(rows)),
+          padded_rows_(round_up(rows, kLanes)),
+          byte_peaks_(arena, rows, head_size),
+          rows_(arena.take<float>(head_size * padded_rows_)),
+          scale_(arena.take<float>(padded_rows_)),
+          error_(arena.take<float>(padded_rows_)),
+          length_(arena.take<float>(padded_rows_)),
+          offset_(arena.take<int32_t>(padded_rows_)),
+          lower_(arena.take<float>(padded_rows_)),
+          upper_(arena.take<float>(padded_rows_)),
           floats_(arena.take<float>(head_size)),
           bytes_(arena.take<int8_t>(head_size)) {}
 
     template <class Element>
     void set_row(int64_t row, const Element* q) {
-        for (int64_t c = 0; c < head_size_; c += kLanes) store(floats_ + c, load_floats(q + c));
-        float largest = 0, square = 0, kept, lost;
-        for (int64_t c = 0; c < head_size_; ++c) {
-            largest = magnitude(floats_[c]) > largest ? magnitude(floats_[c]) : largest;
-            square += floats_[c] * floats_[c];
+        Floats largest = {}, squares = {};
+        for (int64_t c = 0; c < head_size_; c += kLanes) {
+            const Floats values = load_floats(q + c);
+            store(floats_ + c, values);
+            largest = max(values < 0 ? -values : values, largest);
+            squares += values * values;
         }
-        centre_products_.set_row(row, floats_);
-        Row& to = rows_[row];
-        to.length = length_of(square);
-        to.scale = scale_of(largest, to.length);
-        quantise(floats_, head_size_, to.scale, bytes_, kept, lost);
-        to.error = length_of(lost);
-        to.offset = 0;
-        for (int64_t c = 0; c < head_size_; ++c) to.offset += 128 * bytes_[c];
-        byte_products_.set_row(row, reinterpret_cast<const uint32_t*>(bytes_));
+        float peak = 0, square = 0, kept, lost;
+        for (int i = 0; i < kLanes; ++i) {
+            peak = largest[i] > peak ? largest[i] : peak;
+            square += squares[i];
+        }
+        length_[row] = length_of(square);
+        scale_[row] = scale_of(peak, length_[row]);
+        quantise(floats_, head_size_, scale_[row], bytes_, kept, lost);
+        error_[row] = length_of(lost);
+        offset_[row] = 0;
+        for (int64_t c = 0; c < head_size_; ++c) {
+            offset_[row] += 128 * bytes_[c];
+            rows_[c * padded_rows_ + row] = floats_[c];
+        }
+        byte_peaks_.set_row(row, bytes_);
     }
 
-    // Takes the products with a block's keys and centre. `next` is fetched into the cache meanwhile.
-    void score(const QuantisedBlock& block, int64_t count, const QuantisedBlock& next) {
+    // Bounds the scores of all rows with a block of `count` keys. `next` is fetched into the cache meanwhile.
+    void bound(const QuantisedBlock& block, int64_t count, const QuantisedBlock& next) {
         __builtin_prefetch(next.bounds);
         for (int64_t c = 0; c < head_size_; c += 16) __builtin_prefetch(next.centre + c);
-        byte_products_.start(INT32_MIN);
-        for (int64_t i = 0; i < count; i += 4) {
-            const uint32_t* four[4];
-            for (int n = 0; n < 4; ++n) {
-                four[n] = reinterpret_cast<const uint32_t*>(block.keys + min(i + n, count - 1) * head_size_);
-            }
-            byte_products_.add(four, next.keys + i * head_size_);
+        byte_peaks_.score(block.keys, count, next.keys);
+        const PageBounds page = *block.bounds;
+        for (int64_t row = 0; row < padded_rows_; row += kLanes) {
+            const Floats length = load<Floats>(length_ + row);
+            const Floats slack = length * splat(page.length) * splat(kSlack * static_cast<float>(head_size_));
+            const Floats radius = length * splat(page.error) + load<Floats>(error_ + row) * splat(page.residual) + slack;
+            const Ints product = load<Ints>(byte_peaks_.peaks() + row) - load<Ints>(offset_ + row);
+            const Floats score = centre_products(row, block.centre) +
+                                 load<Floats>(scale_ + row) * splat(page.scale) * __builtin_convertvector(product, Floats);
+            const Floats lower = score - radius, upper = score + radius;
+            store(lower_ + row, lower > splat(-kInfinity) ? lower : splat(-kInfinity));
+            store(upper_ + row, upper < splat(kInfinity) ? upper : splat(kInfinity));
         }
-        centre_products_.start(-FLT_MAX);
-        centre_products_.add({block.centre, block.centre, block.centre, block.centre}, block.centre);
     }
 
-    struct Range { float lower, upper; };
-
-    // Holds a row's exact score of the last block; infinite where there is no bound.
-    Range bound(int64_t row, const PageBounds& page) const {
-        const Row& of = rows_[row];
-        const float slack = of.length * page.length * (kSlack * static_cast<float>(head_size_));
-        const float radius = of.length * page.error + of.error * page.residual + slack;
-        const float product = static_cast<float>(byte_products_.peak(row) - of.offset);
-        const float score = centre_products_.peak(row) + of.scale * page.scale * product;
-        const float lower = score - radius, upper = score + radius;
-        return {lower > -kInfinity ? lower : -kInfinity, upper < kInfinity ? upper : kInfinity};
-    }
+    // A row's exact score of the last block lies between them; infinite where there is no bound.
+    float lower(int64_t row) const { return lower_[row]; }
+    float upper(int64_t row) const { return upper_[row]; }
 
 private:
-    struct Row {
-        float scale;
-        float error;     // length of what is lost
-        float length;
-        int32_t offset;  // what the 128 of the keys' bytes add to a product
-    };
+    // Of a vector of rows.
+    Floats centre_products(int64_t row, const float* centre) const {
+        Floats sums[4] = {};
+        for (int64_t c = 0; c < head_size_; c += 4) {
+#pragma GCC unroll 4
+            for (int i = 0; i < 4; ++i) {
+                sums[i] = multiply_add(load<Floats>(rows_ + (c + i) * padded_rows_ + row), splat(centre[c + i]), sums[i]);
+            }
+        }
+        return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+    }
 
-    int64_t head_size_;
-    RowPeaks<Ints, Words> byte_products_;
-    RowPeaks<Floats, Floats> centre_products_;
-    Row* rows_;
+    int64_t head_size_, padded_rows_;
+    BytePeaks byte_peaks_;
+    float* rows_;      // [C][padded rows]
+    float* scale_;     // of each row's bytes
+    float* error_;     // length of what they lose
+    float* length_;    // of the row
+    int32_t* offset_;  // what the 128 of the keys' bytes add to a product
+    float *lower_, *upper_;
     float* floats_;  // [C], a row
     int8_t* bytes_;  // [C], a row
 };

@@ -17,6 +17,7 @@ public:
           peaks_(arena, rows, head_size / Arithmetic<Element>::kPerWord),
           widened_(arena.take<Word>(Arithmetic<Element>::kInPlace ? 0 : 4 * head_size)) {}
 
+    void set_rows(int64_t rows) { peaks_.set_rows(rows); }
     void set_row(int64_t row, const Element* q) { peaks_.set_row(row, words(q, 0)); }
 
     // Takes the products with `count` keys that lie `stride` apart. The block at `next` is fetched into the cache

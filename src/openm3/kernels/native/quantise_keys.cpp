@@ -22,7 +22,7 @@ void quantise_page(const QuantiseCall& call, int64_t page, int64_t head) {
     const auto memory = build(arena);
 
     const int64_t row = page * call.key_heads + head;
-    uint8_t* const bytes = call.quantised.keys + row * count * size;
+    uint8_t* const bytes = call.quantised.keys + row * padded_tokens(count) * size;
     float* const centre = call.quantised.centres + row * size;
     const auto* const from = static_cast<const Element*>(call.k) + page * call.page_stride + head * call.head_stride;
 
@@ -53,7 +53,11 @@ void quantise_page(const QuantiseCall& call, int64_t page, int64_t head) {
     for (int64_t i = 0; i < count; ++i) {
         float kept, lost;
         quantise(memory.keys + i * size, size, bounds.scale, memory.bytes, kept, lost);
-        for (int64_t c = 0; c < size; ++c) bytes[i * size + c] = static_cast<uint8_t>(memory.bytes[c] + 128);
+        for (int64_t token = i; token < (i + 1 < count ? i + 1 : padded_tokens(count)); ++token) {  // the last one fills up
+            for (int64_t c = 0; c < size; ++c) {
+                bytes[byte_offset(token, c, size)] = static_cast<uint8_t>(memory.bytes[c] + 128);
+            }
+        }
         raise(bounds.residual, length_of(kept));
         raise(bounds.error, length_of(lost));
     }

@@ -1,56 +1,46 @@
 // A query's own block is always chosen, and the blocks before it are full and seen whole: so no block is ever scored in
 // part, and slots that were not written are never read.
 //
-// The rows of a few tokens that read one key head are a unit: it has the scores of its blocks, then it chooses. Where
-// units are few, as in decoding, threads share the blocks of each. With quantised keys, blocks are bounded first, and
-// only those that might or might not be among the best are scored.
+// The rows of some tokens that read one key head are a unit: it has the scores of its blocks, then it chooses. Where
+// units are few, as in decoding, threads share the blocks of each. With quantised keys all blocks are bounded first, and
+// only rows that the bounds leave open are scored.
 #include "select_blocks.h"
 
 #include "block_bounds.h"
 #include "block_scores.h"
+#include "nth_largest.h"
 #include "threads.h"
 
 namespace openm3::OPENM3_ISA {
 namespace {
 
-constexpr int64_t kBoundedTokens = 4;  // of a sequence: with more, products take longer than reading keys
 constexpr int64_t kBoundedBlocks = 8;  // for each slot to fill: with fewer, bounds leave too many open
 constexpr int64_t kTaskBlocks = 8;     // that are worth a task
-constexpr int64_t kUnitRows = 64;      // of a few tokens
+constexpr int64_t kUnitRows = 96;      // of some tokens: what they need of a block stays in the first cache
 
-// Replaces the least of a heap whose every element is at most its children, 2i + 1 and 2i + 2.
-void replace_least(float* heap, int64_t size, float value) {
-    int64_t hole = 0;
-    for (int64_t child; (child = 2 * hole + 1) < size; hole = child) {
-        if (child + 1 < size && heap[child + 1] < heap[child]) ++child;
-        if (heap[child] >= value) break;
-        heap[hole] = heap[child];
-    }
-    heap[hole] = value;
-}
-
-// The `rank` largest of `count` values, as a heap: the first is the least. -infinity where there are fewer.
-void largest(const float* values, int64_t count, float* heap, int64_t rank) {
-    for (int64_t i = 0; i < rank; ++i) heap[i] = -kInfinity;
-    for (int64_t i = 0; i < count; ++i) {
-        if (values[i] > heap[0]) replace_least(heap, rank, values[i]);
-    }
-}
-
+// The rows of some tokens that read one key head, and the scores of their blocks. Rows are ordered by head, then token.
 struct Unit {
     int64_t sequence, key_head;
     int64_t first_token, tokens, first_position;
     int64_t slots, open_slots;  // blocks of a token, and those of them that scores choose
-    int64_t blocks;    // between the first ones and the local ones of the last token: one may have to choose among them
-    bool bounded;      // bounds first
-    bool shared;       // its tasks are parts of its blocks, else there is one
+    int64_t blocks;  // between the first ones and the local ones of the last token: one may have to choose among them
+    int64_t padded_blocks;  // whole vectors of them
+    int64_t stride;         // from one row's blocks to the next one's
+    bool bounded;           // bounds first
+    bool shared;            // its tasks are parts of its blocks, else there is one
     int64_t tasks, first_task;
     int32_t unfinished;
 
-    float* scores;       // [tokens * groups][blocks]; first the lower bounds
-    float* upper;        // [tokens * groups][blocks], where bounded
-    int32_t* ambiguous;  // [blocks], the blocks to score, where bounded
-    int64_t num_ambiguous;
+    float* scores;  // [tokens][groups][stride]; where bounded first the lower bounds
+    float* upper;   // [heads][tokens][stride], where bounded
+    int32_t* open;  // [blocks], those of which some score is needed, where bounded
+    int64_t num_open;
+};
+
+// A part of blocks.
+struct Part {
+    Part(int64_t count, int64_t part, int64_t parts) : begin(part * count / parts), end((part + 1) * count / parts) {}
+    int64_t begin, end;
 };
 
 template <class Element>
@@ -65,36 +55,57 @@ public:
 
     void run() {
         plan();
-        for_tasks([&](Unit& unit, int64_t task) {
-            if (unit.bounded) {
-                bound(unit, task);
-                if (is_last(unit)) find_ambiguous(unit);
-            } else {
-                score(unit, task);
-            }
+        for_tasks([&](Unit& unit, int64_t task, Scratch& scratch) {
+            const Part part(unit.blocks, task, unit.tasks);
+            unit.bounded ? bound(unit, part, scratch) : score(unit, part, scratch);
+            if (!is_last(unit)) return;
+            if (unit.bounded) settle(unit, scratch);
+            if (unit.bounded && unit.shared) return;
+            if (unit.bounded) score_open(unit, Part(unit.num_open, 0, 1), scratch);
+            choose(unit);
         });
-        if (any_bounded_) {
-            for_tasks([&](Unit& unit, int64_t task) {
-                if (unit.bounded) score(unit, task);
-            });
-        }
+        if (!scores_later_) return;
+        for_tasks([&](Unit& unit, int64_t task, Scratch& scratch) {
+            if (!unit.bounded || !unit.shared) return;
+            score_open(unit, Part(unit.num_open, task, unit.tasks), scratch);
+            if (is_last(unit)) choose(unit);
+        });
     }
 
 private:
+    // A row to score, and the list of blocks that its score belongs to.
+    struct OpenRow { int32_t row, list; };
+
+    // What a task works with.
+    struct Scratch {
+        Scratch(Arena& arena, const Unit& unit, int64_t rows, int64_t head_size)
+            : scorer(arena, rows, head_size),
+              bounds(arena, unit.bounded ? rows : 0, head_size),
+              rows(arena.take<OpenRow>(unit.bounded ? rows : 0)),
+              upper(arena.take<float>(unit.bounded ? unit.padded_blocks : 0)),
+              marks(arena.take<int32_t>(unit.bounded ? unit.padded_blocks : 0)) {}
+
+        BlockScores<Element> scorer;
+        BlockBounds bounds;
+        OpenRow* rows;   // [rows]
+        float* upper;    // [blocks], of a group
+        int32_t* marks;  // [blocks]
+    };
+
     void plan() {
         const auto build = [&](Arena& arena) {
             int64_t count = 0;
             for (int64_t b = 0; b < call_.sequences; ++b) count += units_of(b);
             units_ = arena.take<Unit>(count);
             num_units_ = num_tasks_ = 0;
-            any_bounded_ = false;
+            scores_later_ = false;
             for (int64_t b = 0; b < call_.sequences; ++b) {
                 for (int64_t i = 0; i < units_of(b); ++i) {
                     Unit unit = cut(b, i);
-                    take(unit, arena);
+                    if (unit.shared) take(unit, arena);
                     unit.first_task = num_tasks_;
                     num_tasks_ += unit.tasks;
-                    any_bounded_ |= unit.bounded;
+                    scores_later_ |= unit.bounded && unit.shared;
                     if (!arena.measures()) units_[num_units_] = unit;
                     ++num_units_;
                 }
@@ -123,23 +134,23 @@ private:
         const int64_t own = (unit.first_position + unit.tokens - 1) / call_.page_size;
         unit.slots = call_.topk ? call_.topk[sequence] : call_.blocks_per_query;
         unit.open_slots = unit.slots - call_.init_blocks - call_.local_blocks;
-        if (own >= unit.slots && unit.open_slots > 0) unit.blocks = open_blocks(own);
-        unit.bounded = call_.quantised.keys && unit.blocks > 0 && tokens <= kBoundedTokens &&
-                       unit.blocks >= kBoundedBlocks * unit.open_slots * unit_groups_ * unit.tokens;
-        unit.shared = unit.bounded || units_of(sequence) < 4 * call_.num_threads;
+        if (own >= unit.slots && unit.open_slots > 0) unit.blocks = visible_blocks(own);
+        unit.padded_blocks = round_up(unit.blocks, kLanes);
+        unit.stride = unit.padded_blocks + kLanes;  // no power of two, whose multiples would share few lines of the cache
+        unit.bounded = call_.quantised.keys && unit.blocks > 0 && unit.blocks >= kBoundedBlocks * unit.open_slots;
+        unit.shared = units_of(sequence) < 4 * call_.num_threads;
         unit.tasks = unit.shared ? min(4 * call_.num_threads, divide_up(unit.blocks, kTaskBlocks)) : 1;
         if (unit.tasks == 0) unit.tasks = 1;
         unit.unfinished = static_cast<int32_t>(unit.tasks);
         return unit;
     }
 
-    // Memory of what a unit's tasks share.
+    // Memory of a unit's blocks.
     void take(Unit& unit, Arena& arena) const {
-        if (!unit.shared) return;
-        unit.scores = arena.take<float>(unit.tokens * unit_groups_ * unit.blocks);
+        unit.scores = arena.take<float>(unit.tokens * unit_groups_ * unit.stride);
         if (!unit.bounded) return;
-        unit.upper = arena.take<float>(unit.tokens * unit_groups_ * unit.blocks);
-        unit.ambiguous = arena.take<int32_t>(unit.blocks);
+        unit.upper = arena.take<float>(unit.tokens * heads_ * unit.stride);
+        unit.open = arena.take<int32_t>(unit.blocks);
     }
 
     template <class Body>
@@ -147,7 +158,16 @@ private:
         parallel_for(call_.num_threads, num_tasks_, [&](int64_t task) {
             int64_t i = 0;
             while (i + 1 < num_units_ && units_[i + 1].first_task <= task) ++i;
-            body(units_[i], task - units_[i].first_task);
+            Unit& unit = units_[i];
+            const auto build = [&](Arena& arena) {
+                if (!unit.shared) take(unit, arena);
+                return Scratch(arena, unit, unit.tokens * heads_, call_.head_size);
+            };
+            Arena measure(nullptr);
+            build(measure);
+            Arena arena(thread_scratch(Use::task, measure.taken()));
+            Scratch scratch = build(arena);
+            body(unit, task - unit.first_task, scratch);
         });
     }
 
@@ -159,15 +179,17 @@ private:
     }
 
     // Blocks that a token of block `own` may choose or not.
-    int64_t open_blocks(int64_t own) const { return own + 1 - call_.local_blocks - call_.init_blocks; }
+    int64_t visible_blocks(int64_t own) const { return own + 1 - call_.local_blocks - call_.init_blocks; }
+
+    int64_t own_block(const Unit& unit, int64_t token) const { return (unit.first_position + token) / call_.page_size; }
 
     int64_t page(const Unit& unit, int64_t block) const {
         return call_.page_table[unit.sequence * call_.table_width + call_.init_blocks + block];
     }
 
     const Element* query(const Unit& unit, int64_t row) const {
-        return static_cast<const Element*>(call_.q) + (unit.first_token + row / heads_) * call_.q_token_stride +
-               (unit.key_head * heads_ + row % heads_) * call_.q_head_stride;
+        return static_cast<const Element*>(call_.q) + (unit.first_token + row % unit.tokens) * call_.q_token_stride +
+               (unit.key_head * heads_ + row / unit.tokens) * call_.q_head_stride;
     }
 
     const Element* keys(const Unit& unit, int64_t block) const {
@@ -175,114 +197,133 @@ private:
                unit.key_head * call_.head_stride;
     }
 
-    // The maximum of of_row over the rows of a token's group, within the finite range.
+    // body(list, first row): each token and group has a list of blocks; its heads' rows lie `tokens` apart.
+    template <class Body>
+    void for_lists(const Unit& unit, const Body& body) const {
+        for (int64_t token = 0; token < unit.tokens; ++token) {
+            for (int64_t group = 0; group < unit_groups_; ++group) {
+                body(token * unit_groups_ + group, group * group_heads_ * unit.tokens + token);
+            }
+        }
+    }
+
+    // The maximum of of_row over the heads of a group, within the finite range.
     template <class OfRow>
-    float group_maximum(int64_t group, const OfRow& of_row) const {
+    float group_maximum(const Unit& unit, int64_t first_row, const OfRow& of_row) const {
         float best = -FLT_MAX;
-        for (int64_t row = group * group_heads_; row < (group + 1) * group_heads_; ++row) {
-            const float value = of_row(row);
+        for (int64_t head = 0; head < group_heads_; ++head) {
+            const float value = of_row(first_row + head * unit.tokens);
             best = value > best ? value : best;
         }
         return best < FLT_MAX ? best : FLT_MAX;
     }
 
-    // Blocks of the unit: all, or those that are ambiguous; the task has a part of them. The last task chooses.
-    void score(Unit& unit, int64_t task) {
-        const int64_t rows = unit.tokens * heads_, count = unit.bounded ? unit.num_ambiguous : unit.blocks;
-        const int64_t begin = task * count / unit.tasks, end = (task + 1) * count / unit.tasks;
-        const auto block = [&](int64_t i) { return unit.bounded ? unit.ambiguous[i] : i; };
-        const auto build = [&](Arena& arena) {
-            struct {
-                BlockScores<Element> scorer;
-                float *scores, *heap;
-            } memory{{arena, rows, call_.head_size},
-                     unit.shared ? unit.scores : arena.take<float>(unit.tokens * unit_groups_ * unit.blocks),
-                     arena.take<float>(unit.slots)};
-            return memory;
-        };
-        Arena measure(nullptr);
-        build(measure);
-        Arena arena(thread_scratch(Use::task, measure.taken()));
-        auto memory = build(arena);
-        if (begin < end) {
-            for (int64_t row = 0; row < rows; ++row) memory.scorer.set_row(row, query(unit, row));
+    void score(Unit& unit, Part part, Scratch& scratch) const {
+        if (part.begin == part.end) return;
+        const int64_t rows = unit.tokens * heads_;
+        scratch.scorer.set_rows(rows);
+        for (int64_t row = 0; row < rows; ++row) scratch.scorer.set_row(row, query(unit, row));
+        for (int64_t block = part.begin; block < part.end; ++block) {
+            scratch.scorer.score(keys(unit, block), call_.slot_stride, call_.page_size,
+                                 keys(unit, min(block + 1, part.end - 1)));
+            for_lists(unit, [&](int64_t list, int64_t first_row) {
+                unit.scores[list * unit.stride + block] =
+                    group_maximum(unit, first_row, [&](int64_t row) { return scratch.scorer.best(row); });
+            });
         }
-        for (int64_t i = begin; i < end; ++i) {
-            memory.scorer.score(keys(unit, block(i)), call_.slot_stride, call_.page_size,
-                                keys(unit, block(min(i + 1, end - 1))));
-            for (int64_t group = 0; group < unit.tokens * unit_groups_; ++group) {
-                memory.scores[group * unit.blocks + block(i)] =
-                    group_maximum(group, [&](int64_t row) { return memory.scorer.best(row); });
-            }
-        }
-        if (is_last(unit)) choose(unit, memory.scores, memory.heap);
     }
 
-    void bound(const Unit& unit, int64_t task) {
-        const int64_t rows = unit.tokens * heads_;
-        const int64_t begin = task * unit.blocks / unit.tasks, end = (task + 1) * unit.blocks / unit.tasks;
-        Arena measure(nullptr);
-        BlockBounds(measure, rows, call_.head_size);
-        Arena arena(thread_scratch(Use::task, measure.taken()));
-        BlockBounds bounds(arena, rows, call_.head_size);
-        for (int64_t row = 0; row < rows; ++row) bounds.set_row(row, query(unit, row));
+    void bound(Unit& unit, Part part, Scratch& scratch) const {
+        const int64_t rows = unit.tokens * heads_, tokens = padded_tokens(call_.page_size);
+        for (int64_t row = 0; row < rows; ++row) scratch.bounds.set_row(row, query(unit, row));
         const auto quantised = [&](int64_t block) -> QuantisedBlock {
             const int64_t at = page(unit, block) * call_.key_heads + unit.key_head;
-            return {call_.quantised.keys + at * call_.page_size * call_.head_size,
+            return {call_.quantised.keys + at * tokens * call_.head_size,
                     call_.quantised.centres + at * call_.head_size, call_.quantised.bounds + at};
         };
-        for (int64_t i = begin; i < end; ++i) {
-            const QuantisedBlock block = quantised(i);
-            bounds.score(block, call_.page_size, quantised(min(i + 1, end - 1)));
-            for (int64_t group = 0; group < unit.tokens * unit_groups_; ++group) {
-                const auto range = [&](int64_t row) { return bounds.bound(row, *block.bounds); };
-                const int64_t to = group * unit.blocks + i;
-                unit.scores[to] = group_maximum(group, [&](int64_t row) { return range(row).lower; });
-                unit.upper[to] = group_maximum(group, [&](int64_t row) { return range(row).upper; });
-            }
+        for (int64_t block = part.begin; block < part.end; ++block) {
+            scratch.bounds.bound(quantised(block), tokens, quantised(min(block + 1, part.end - 1)));
+            for (int64_t row = 0; row < rows; ++row) unit.upper[row * unit.stride + block] = scratch.bounds.upper(row);
+            for_lists(unit, [&](int64_t list, int64_t first_row) {
+                unit.scores[list * unit.stride + block] =
+                    group_maximum(unit, first_row, [&](int64_t row) { return scratch.bounds.lower(row); });
+            });
         }
     }
 
     // Lists the blocks that the bounds leave open. With m slots to fill, a block is out if m others have lower bounds
     // above its upper one: its score becomes -infinity. It is in if fewer than m others have upper bounds that reach its
-    // lower one: its score becomes +infinity. Either keeps the order of the rest, even where it is scored after all, for
-    // another token or group.
-    void find_ambiguous(Unit& unit) {
-        float* const heap = reinterpret_cast<float*>(
-            thread_scratch(Use::task, (unit.open_slots + 1) * sizeof(float) + unit.blocks));
-        char* const marks = reinterpret_cast<char*>(heap + unit.open_slots + 1);
-        for (int64_t block = 0; block < unit.blocks; ++block) marks[block] = false;
-        for (int64_t i = 0; i < unit.tokens * unit_groups_; ++i) {
-            const int64_t count = open_blocks((unit.first_position + i / unit_groups_) / call_.page_size);
-            float* const lower = unit.scores + i * unit.blocks;
-            const float* const upper = unit.upper + i * unit.blocks;
-            largest(lower, count, heap, unit.open_slots);
-            const float enough = heap[0];
-            largest(upper, count, heap, unit.open_slots + 1);
-            const float reached = heap[0];
-            for (int64_t block = 0; block < count; ++block) {
-                if (upper[block] < enough) {
-                    lower[block] = -kInfinity;
-                } else if (lower[block] > reached) {
-                    lower[block] = kInfinity;
-                } else {
-                    marks[block] = true;
+    // lower one: its score becomes +infinity. Either keeps the order of the rest.
+    void settle(Unit& unit, Scratch& scratch) const {
+        for (int64_t block = 0; block < unit.padded_blocks; ++block) scratch.marks[block] = false;
+        for_lists(unit, [&](int64_t list, int64_t first_row) {
+            float* const scores = unit.scores + list * unit.stride;
+            for (int64_t block = 0; block < unit.padded_blocks; block += kLanes) {
+                Floats upper = splat(-FLT_MAX);
+                for (int64_t head = 0; head < group_heads_; ++head) {
+                    upper = max(load<Floats>(unit.upper + (first_row + head * unit.tokens) * unit.stride + block), upper);
                 }
+                store(scratch.upper + block, upper);
             }
-        }
-        unit.num_ambiguous = 0;
+            const int64_t visible = visible_blocks(own_block(unit, list / unit_groups_));
+            hide(unit, scores, visible);
+            hide(unit, scratch.upper, visible);
+            const Floats enough = splat(nth_largest(scores, unit.padded_blocks, unit.open_slots));
+            const Floats reached = splat(nth_largest(scratch.upper, unit.padded_blocks, unit.open_slots + 1));
+            for (int64_t block = 0; block < unit.padded_blocks; block += kLanes) {
+                const Floats lower = load<Floats>(scores + block);
+                const Ints out = load<Floats>(scratch.upper + block) < enough, in = lower > reached;
+                store(scores + block, out ? splat(-kInfinity) : in ? splat(kInfinity) : lower);
+                store(scratch.marks + block, load<Ints>(scratch.marks + block) | ~(in | out));
+            }
+        });
+        unit.num_open = 0;
         for (int64_t block = 0; block < unit.blocks; ++block) {
-            if (marks[block]) unit.ambiguous[unit.num_ambiguous++] = static_cast<int32_t>(block);
+            if (scratch.marks[block]) unit.open[unit.num_open++] = static_cast<int32_t>(block);
         }
-        __atomic_add_fetch(&call_.counts[0], unit.blocks, __ATOMIC_RELAXED);
-        __atomic_add_fetch(&call_.counts[1], unit.num_ambiguous, __ATOMIC_RELAXED);
+        __atomic_add_fetch(&call_.counts[0], unit.tokens * heads_ * unit.blocks, __ATOMIC_RELAXED);
     }
 
-    void choose(const Unit& unit, const float* scores, float* heap) const {
-        for (int64_t i = 0; i < unit.tokens * unit_groups_; ++i) {
-            const int64_t token = i / unit_groups_, group = unit.key_head * unit_groups_ + i % unit_groups_;
-            const int64_t own = (unit.first_position + token) / call_.page_size;
-            const int64_t row = (unit.first_token + token) * call_.groups + group;
+    // The last blocks of the list are local ones of its token, or behind it.
+    static void hide(const Unit& unit, float* list, int64_t visible) {
+        for (int64_t block = visible; block < unit.padded_blocks; ++block) list[block] = -kInfinity;
+    }
+
+    // Of open blocks, the rows that may be the highest of their group.
+    void score_open(Unit& unit, Part part, Scratch& scratch) const {
+        int64_t scored = 0;
+        for (int64_t i = part.begin; i < part.end; ++i) {
+            const int64_t block = unit.open[i];
+            int64_t count = 0;
+            for_lists(unit, [&](int64_t list, int64_t first_row) {
+                float& score = unit.scores[list * unit.stride + block];
+                const float lower = score;
+                if (lower == -kInfinity || lower == kInfinity) return;
+                score = -FLT_MAX;
+                for (int64_t head = 0; head < group_heads_; ++head) {
+                    const int64_t row = first_row + head * unit.tokens;
+                    if (unit.upper[row * unit.stride + block] < lower) continue;
+                    scratch.scorer.set_row(count, query(unit, row));
+                    scratch.rows[count++] = {static_cast<int32_t>(row), static_cast<int32_t>(list)};
+                }
+            });
+            scored += count;
+            scratch.scorer.set_rows(count);
+            scratch.scorer.score(keys(unit, block), call_.slot_stride, call_.page_size,
+                                 keys(unit, unit.open[min(i + 1, part.end - 1)]));
+            for (int64_t n = 0; n < count; ++n) {
+                float& score = unit.scores[scratch.rows[n].list * unit.stride + block];
+                const float value = scratch.scorer.best(n);
+                score = value > score ? (value < FLT_MAX ? value : FLT_MAX) : score;
+            }
+        }
+        __atomic_add_fetch(&call_.counts[1], scored, __ATOMIC_RELAXED);
+    }
+
+    void choose(const Unit& unit) const {
+        for_lists(unit, [&](int64_t list, int64_t) {
+            const int64_t token = list / unit_groups_, group = unit.key_head * unit_groups_ + list % unit_groups_;
+            const int64_t own = own_block(unit, token), row = (unit.first_token + token) * call_.groups + group;
             int32_t* to = call_.block_ids + row * call_.blocks_per_query;
             int32_t* const end = to + call_.blocks_per_query;
             const auto write = [&](int64_t first, int64_t last) {
@@ -292,21 +333,23 @@ private:
                 write(0, own + 1);
             } else {
                 write(0, call_.init_blocks);
-                write_best(scores + i * unit.blocks, open_blocks(own), heap, unit.open_slots, to);
+                if (unit.open_slots > 0) {
+                    float* const scores = unit.scores + list * unit.stride;
+                    hide(unit, scores, visible_blocks(own));
+                    write_best(unit, scores, to);
+                }
                 write(own + 1 - call_.local_blocks, own + 1);
             }
             while (to < end) *to++ = -1;
-        }
+        });
     }
 
     // The blocks with the highest scores, ascending; at equal scores the first.
-    void write_best(const float* scores, int64_t count, float* heap, int64_t slots, int32_t*& to) const {
-        if (slots == 0) return;
-        largest(scores, count, heap, slots);
-        const float least = heap[0];
-        int64_t room = 0;  // for blocks that are level with the last to get in
-        for (int64_t i = 0; i < slots; ++i) room += heap[i] == least;
-        for (int64_t block = 0; block < count; ++block) {
+    void write_best(const Unit& unit, const float* scores, int32_t*& to) const {
+        const float least = nth_largest(scores, unit.padded_blocks, unit.open_slots);
+        int64_t room = unit.open_slots;  // for blocks that are level with the last to get in
+        for (int64_t block = 0; block < unit.blocks; ++block) room -= scores[block] > least;
+        for (int64_t block = 0; block < unit.blocks; ++block) {
             if (scores[block] > least || (scores[block] == least && room-- > 0)) {
                 *to++ = static_cast<int32_t>(call_.init_blocks + block);
             }
@@ -318,7 +361,7 @@ private:
     int64_t unit_tokens_;
     Unit* units_ = nullptr;
     int64_t num_units_ = 0, num_tasks_ = 0;
-    bool any_bounded_ = false;
+    bool scores_later_ = false;
 };
 
 }  // namespace

@@ -19,7 +19,7 @@ struct PageBounds {
 };
 
 struct QuantisedKeys {
-    uint8_t* keys;       // [P, X, S, C], 128 added; null where there are none
+    uint8_t* keys;       // [P, X, G, C / 4, 16 tokens, 4 channels], 128 added; null where there are none
     float* centres;      // [P, X, C]
     PageBounds* bounds;  // [P, X]
 };

@@ -56,6 +56,7 @@ INLINE Words splat(uint32_t value) { return value - Words{}; }
 
 // The result is b where either is NaN.
 INLINE Floats max(Floats a, Floats b) { return a > b ? a : b; }
+INLINE Ints max(Ints a, Ints b) { return a > b ? a : b; }
 
 template <class To, class From>
 INLINE To bits_as(From value) {

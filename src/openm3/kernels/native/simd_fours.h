@@ -19,17 +19,61 @@ INLINE Vector splat_four(const void* from) {
 #endif
 }
 
-// In each four: a0 + a1, a2 + a3, b0 + b1, b2 + b3.
-template <class Sum>
-INLINE Sum add_pairs(Sum a, Sum b) {
+// In each four: a0, a2, b0, b2.
+template <class Vector>
+INLINE Vector even_lanes(Vector a, Vector b) {
 #if defined(__AVX512BF16__)
-    const __m512 x = bits_as<__m512>(a), y = bits_as<__m512>(b);
-    return bits_as<Sum>(_mm512_shuffle_ps(x, y, 0x88)) + bits_as<Sum>(_mm512_shuffle_ps(x, y, 0xdd));
+    return bits_as<Vector>(_mm512_shuffle_ps(bits_as<__m512>(a), bits_as<__m512>(b), 0x88));
 #elif defined(__AVX2__)
-    const __m256 x = bits_as<__m256>(a), y = bits_as<__m256>(b);
-    return bits_as<Sum>(_mm256_shuffle_ps(x, y, 0x88)) + bits_as<Sum>(_mm256_shuffle_ps(x, y, 0xdd));
+    return bits_as<Vector>(_mm256_shuffle_ps(bits_as<__m256>(a), bits_as<__m256>(b), 0x88));
 #else
-    return Sum{a[0], a[2], b[0], b[2]} + Sum{a[1], a[3], b[1], b[3]};
+    return Vector{a[0], a[2], b[0], b[2]};
+#endif
+}
+
+// In each four: a1, a3, b1, b3.
+template <class Vector>
+INLINE Vector odd_lanes(Vector a, Vector b) {
+#if defined(__AVX512BF16__)
+    return bits_as<Vector>(_mm512_shuffle_ps(bits_as<__m512>(a), bits_as<__m512>(b), 0xdd));
+#elif defined(__AVX2__)
+    return bits_as<Vector>(_mm256_shuffle_ps(bits_as<__m256>(a), bits_as<__m256>(b), 0xdd));
+#else
+    return Vector{a[1], a[3], b[1], b[3]};
+#endif
+}
+
+// In each four: a0 + a1, a2 + a3, b0 + b1, b2 + b3.
+INLINE Floats add_pairs(Floats a, Floats b) { return even_lanes(a, b) + odd_lanes(a, b); }
+
+// In each four: the larger of a0 and a1, of a2 and a3, of b0 and b1, of b2 and b3.
+INLINE Ints max_pairs(Ints a, Ints b) { return max(even_lanes(a, b), odd_lanes(a, b)); }
+
+// The largest of each lane of all fours goes to to[0] ... to[3].
+INLINE void store_largest_of_fours(int32_t* to, Ints x) {
+#if defined(__AVX512BF16__)
+    const __m512i all = bits_as<__m512i>(x);
+    const __m256i half = _mm256_max_epi32(_mm512_castsi512_si256(all), _mm512_extracti64x4_epi64(all, 1));
+    store(to, _mm_max_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1)));
+#elif defined(__AVX2__)
+    const __m256i all = bits_as<__m256i>(x);
+    store(to, _mm_max_epi32(_mm256_castsi256_si128(all), _mm256_extracti128_si256(all, 1)));
+#else
+    store(to, x);
+#endif
+}
+
+// Bit i is set where lane i of a is at least that of b; not where either is NaN.
+INLINE uint32_t at_least(Floats a, Floats b) {
+#if defined(__AVX512BF16__)
+    return _mm512_cmp_ps_mask(bits_as<__m512>(a), bits_as<__m512>(b), _CMP_GE_OQ);
+#elif defined(__AVX2__)
+    const __m256 is = _mm256_cmp_ps(bits_as<__m256>(a), bits_as<__m256>(b), _CMP_GE_OQ);
+    return static_cast<uint32_t>(_mm256_movemask_ps(is));
+#else
+    uint32_t bits = 0;
+    for (int i = 0; i < kLanes; ++i) bits |= static_cast<uint32_t>(a[i] >= b[i]) << i;
+    return bits;
 #endif
 }
 

@@ -91,7 +91,7 @@ def select_blocks(
     if quantised is not None:
         if chosen != quantised.backend:
             raise ValueError(f"quantised: it is for the backend {quantised.backend!r}, got backend {chosen!r}")
-        checks.check_shape("quantised.keys_PXSC", quantised.keys_PXSC, tuple(index_k_cache_PXSC.shape), "P, X, S, C")
+        checks.check_shape("index_k_cache_PXSC", index_k_cache_PXSC, quantised.shape, "P, X, S, C of quantised")
         options["quantised"] = quantised
     return _IMPLEMENTATIONS[chosen](index_q_TJC, index_k_cache_PXSC, batch, sparse, num_groups, **options)
 
