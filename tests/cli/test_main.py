@@ -128,6 +128,26 @@ def test_generate_reads_stdin_and_prints_json(tiny_model: Path) -> None:
     assert plain.stdout == answer["text"] + "\n"
 
 
+def test_generate_by_a_schema_a_regex_and_a_grammar(tiny_model: Path, tmp_path: Path) -> None:
+    schema, grammar = tmp_path / "schema.json", tmp_path / "grammar.lark"
+    schema.write_text('{"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 2}')
+    grammar.write_text('start: "left" | "right"')
+    plain = ("generate", "hello", "-m", tiny_model, "-t", "1", "-n", "200")
+    assert [type(one) for one in json.loads(openm3(*plain, "--json-schema", schema).stdout)] == [bool, bool]
+    assert openm3(*plain, "--regex", "yes|no").stdout in ("yes\n", "no\n")
+    assert openm3(*plain, "--grammar", grammar).stdout in ("left\n", "right\n")
+    schema.write_text('{"type": "strin"}')
+    for options, message in (
+        (["--regex", "("], "error: --regex: regex: "),
+        (["--json-schema", schema], "error: --json-schema: json_schema: Invalid type: strin"),
+        (["--json-schema", grammar], f"error: --json-schema: {grammar} is not JSON"),
+        (["--regex", "a", "--json-object"], "error: --regex: can't go with --json-object; give one of them"),
+    ):
+        done = openm3(*plain, *options)
+        assert done.returncode == 1
+        assert done.stderr.startswith(message)
+
+
 def test_generate_refuses_other_encodings(tiny_model: Path) -> None:
     done = openm3("generate", "-m", tiny_model, given=b"caf\xe9")
     assert done.returncode == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Generator
 from pathlib import Path
@@ -106,3 +107,44 @@ def test_a_prompt_longer_than_the_window_is_400(base_url: str) -> None:
         with pytest.raises(BadRequestError, match="the window is 512 tokens") as caught:
             client.chat.completions.create(**ask("x" * 600))
         assert caught.value.param == "messages"
+
+
+PERSON = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 8}, "age": {"type": "integer", "minimum": 0, "maximum": 99}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize("strict", [True, False, None])
+def test_answers_by_a_schema(base_url: str, strict: bool | None) -> None:
+    schema = {"name": "person", "description": "who", "schema": PERSON, "strict": strict}
+    asked = ask("who?", max_tokens=200, response_format={"type": "json_schema", "json_schema": schema})
+    with MiniMaxM3(base_url=base_url) as client:
+        [choice] = client.chat.completions.create(**asked).choices
+        assert choice.finish_reason == "stop"
+        person = json.loads(choice.message.content or "")
+        assert list(person) == ["name", "age"]
+        chunks = client.chat.completions.create(**asked, stream=True)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == choice.message.content
+        [cut] = client.chat.completions.create(**{**asked, "max_tokens": 5}).choices
+        assert cut.finish_reason == "length"
+
+
+def test_other_formats_and_those_that_cannot_be(base_url: str) -> None:
+    with MiniMaxM3(base_url=base_url) as client:
+
+        def completed(response_format: dict[str, Any]) -> str:
+            extra = {"response_format": response_format}
+            return client.completions.create(model="tiny", prompt="a", max_tokens=99, extra_body=extra).choices[0].text
+
+        assert completed({"type": "regex", "regex": "yes|no"}) in ("yes", "no")
+        assert completed({"type": "grammar", "grammar": 'start: "a" "b"'}) == "ab"
+        for wrong in ({"type": "regex", "regex": "("}, {"type": "grammar", "grammar": "start: foo"}):
+            with pytest.raises(BadRequestError, match="response_format: (regex|grammar): ") as refused:
+                completed(wrong)
+            assert refused.value.param == "response_format"
+        schema = {"name": "a", "schema": {"type": "strin"}}
+        with pytest.raises(BadRequestError, match="response_format: json_schema: Invalid type: strin"):
+            client.chat.completions.create(**ask("a", response_format={"type": "json_schema", "json_schema": schema}))

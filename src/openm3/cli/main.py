@@ -66,4 +66,5 @@ _OF_SERVE = (
     "tokenizers",
     "jinja2",
     "huggingface_hub",
+    "llguidance",
 )

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from openm3.text.grammar import Matcher
 
 _GRAM = 3  # tokens that have to be the same
 _BITS = 21  # of a token id, so that three fit in a number
@@ -113,23 +117,32 @@ class Drafter:
 
     Args:
         prompt, answer: as in `Lookup`.
+        matcher: of an answer with a constraint: what it forces is drafted first, what it forbids never.
     """
 
-    def __init__(self, prompt: Sequence[int], answer: Sequence[int]) -> None:
-        self._lookup = Lookup(prompt, answer)
+    def __init__(self, prompt: Sequence[int], answer: Sequence[int], matcher: Matcher | None = None) -> None:
+        self._lookup, self._matcher = Lookup(prompt, answer), matcher
         self._records: dict[int, _Record] = defaultdict(_Record)
         self._kind = 0  # of the last draft
 
     def draft(self, most: int) -> Draft:
         """Up to `most` tokens."""
-        start, common = self._lookup.find()
-        if not common or most < 1:
+        if most < 1:
+            return Draft()
+        tokens = self._matcher.forced()[:most] if self._matcher else []
+        common = _LONGEST
+        if not tokens:
+            start, common = self._lookup.find()
+            tokens = self._lookup.tokens(start, most) if common else []
+            if self._matcher:
+                tokens = tokens[: self._matcher.count_allowed(tokens)]
+        if not tokens:
             return Draft()
         self._kind = common.bit_length()
         record = self._records[self._kind]
         right, wrong = record.right + common / (common + _GRAM), record.wrong + _GRAM / (common + _GRAM)
         record.fade(_FORGET_UNUSED)
-        return Draft(tuple(self._lookup.tokens(start, most)), right / (right + wrong))
+        return Draft(tuple(tokens), right / (right + wrong))
 
     def learn(self, num_drafted: int, num_right: int) -> None:
         """What became of the last draft: the first wrong token ends it."""

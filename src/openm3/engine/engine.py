@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from openm3.config import EngineConfig
-from openm3.context.evidence import Masses, Observed
+from openm3.context.evidence import Evidence, Masses, Observed
 from openm3.context.sources import SourceMap
 from openm3.engine.batch import build_batch
 from openm3.engine.compaction import Compaction
@@ -26,7 +26,8 @@ from openm3.engine.sampler import Sampled, sample
 from openm3.engine.scheduler import Chunk, Scheduler
 from openm3.errors import InputError
 from openm3.text.detokenize import Detokenizer, StopStrings
-from openm3.text.dialect import marker_ids
+from openm3.text.dialect import marker_ids, may_begin_to_think
+from openm3.text.grammar import Grammars, Matcher
 from openm3.text.tokenizer import Tokenizer
 
 
@@ -60,6 +61,7 @@ class Engine:
         pool = PagePool(runner.num_pages, config.sparse.index_block_size)
         self.scheduler = Scheduler(config, pool, invariant=runner.invariant)
         self._answers: dict[str, _Answer] = {}
+        self._grammars = Grammars(tokenizer, runner.decoder.config.vocab_size)
         self._names = itertools.count(1)
 
     def add(self, prompt: Prompt | Sequence[int], params: SamplingParams) -> Request:
@@ -86,6 +88,7 @@ class Engine:
         request.compaction = compaction
         request.holes.cut(prompt.dropped)
         request.salt = b"".join(patches.digest for patches in prompt.media)
+        request.matcher = self._matcher(prompt, params)
         if params.evidence:
             if self.config.tensor_parallel > 1:
                 raise InputError("evidence", "is for a model in one process; leave it out, or set tensor_parallel to 1")
@@ -121,6 +124,19 @@ class Engine:
                 f"and the answer needs at least one{why}",
             )
         return min(room, params.max_tokens or room), None
+
+    def _matcher(self, prompt: Prompt, params: SamplingParams) -> Matcher | None:
+        """What says how the answer may go on.
+
+        Raises:
+            InputError: the constraint can't be compiled, or can't be kept beside calls of tools.
+        """
+        if params.constraint is None:
+            return None
+        if prompt.tools:
+            raise InputError("constraint", "an answer with a constraint can't call tools; leave one of them out")
+        may_think = may_begin_to_think(self.tokenizer, prompt.dialect, prompt.ids)
+        return self._grammars.matcher(params.constraint, prompt.dialect, thinking=prompt.thinking, may_think=may_think)
 
     def cancel(self, request: Request) -> None:
         """Ends a request and frees its pages at once; nothing more is said about it."""
@@ -185,10 +201,12 @@ class Engine:
         request, deltas, num_right = chunk.request, list[Delta](), 0
         drafter = request.drafter
         for i, (logits_V, drafted) in enumerate(zip(logits_LV, (*chunk.draft, None), strict=False)):
+            answer = self._answers[request.request_id]
+            if request.matcher is not None and not request.matcher.allowed().any():
+                return [*deltas, self._cut(answer)]
             if request.observed is not None:
                 request.observed.add(request.at_places(readings[i], self.scheduler.pool.page_size))
-            sampled = sample(logits_V, request, self.tokenizer.token_bytes)
-            delta = self._append(self._answers[request.request_id], sampled)
+            delta = self._append(answer, sample(logits_V, request, self.tokenizer.token_bytes))
             deltas.append(delta)
             num_right += delta.token_id == drafted
             if delta.token_id != drafted or delta.finish_reason is not None:
@@ -204,13 +222,15 @@ class Engine:
         request, params, token_id = answer.request, answer.request.params, sampled.token_id
         request.first_token_s = request.first_token_s or time.perf_counter()
         request.output_ids.append(token_id)
+        if request.matcher is not None:
+            request.matcher.take(token_id)
         is_end = token_id in self.tokenizer.eos_ids and not params.ignore_eos
         text, reason, hit = "", None, None
         if is_end or token_id in params.stop_token_ids:
             reason = FinishReason.STOP
         else:
             text, hit = answer.stops.push(answer.detokenizer.push(token_id))
-            if hit is not None:
+            if hit is not None or (request.matcher is not None and request.matcher.is_complete):
                 reason = FinishReason.STOP
             elif len(request.output_ids) == request.max_tokens:
                 reason = FinishReason.LENGTH
@@ -219,15 +239,25 @@ class Engine:
                 tail, hit = answer.stops.push(answer.detokenizer.finish())
                 text += tail + ("" if hit else answer.stops.finish())
             self._end(request, reason)
-        observed = request.observed if reason is not None else None
-        evidence = None if observed is None else observed.evidence(request.output_ids)
+        evidence = None if reason is None else _evidence(request)
         return Delta(request.request_id, text, token_id, reason, sampled.logprob, evidence)
+
+    def _cut(self, answer: _Answer) -> Delta:
+        """Ends an answer that no token can go on with."""
+        request, text = answer.request, answer.detokenizer.finish()
+        self._end(request, FinishReason.LENGTH)
+        return Delta(request.request_id, text, None, FinishReason.LENGTH, evidence=_evidence(request))
 
     def _end(self, request: Request, reason: FinishReason) -> None:
         if request.state is not State.FINISHED:
             self.scheduler.finish(request, reason)
             request.seen_NC, request.media = None, ()
             del self._answers[request.request_id]
+
+
+def _evidence(request: Request) -> Evidence | None:
+    """What a finished answer was read from, where that was observed."""
+    return None if request.observed is None else request.observed.evidence(request.output_ids)
 
 
 def _count_blocks(request: Request, start: int, stop: int, page_size: int, topk: int | None) -> None:

@@ -14,7 +14,7 @@ class FinishReason(StrEnum):
     """Why an answer ended. Every accepted request ends with one of them."""
 
     STOP = "stop"  # the model's end token, or a stop string
-    LENGTH = "length"  # max_tokens, or the model's window
+    LENGTH = "length"  # max_tokens, or the model's window; a constraint that no token of the vocabulary can fulfil
     CANCELLED = "cancelled"  # the caller went away
 
 

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from openm3.errors import InputError
+from openm3.text.grammar import Constraint
 
 MAX_LOGPROBS = 20
 
@@ -31,6 +32,8 @@ class SamplingParams:
         logprobs: report the chosen token's log probability and this many of the most likely ones
             (0 to 20); None reports none. They are the model's own, before penalties and temperature.
         evidence: observe which parts of the prompt each token of the answer reads, for `Completion.evidence`.
+        constraint: what the answer has to look like; what a model thinks before is free. Such an answer ends when it is
+            whole, so nothing else may end it but `max_tokens`, and that is finish reason "length".
 
     Raises:
         InputError: a value is out of range; the error's field is the attribute's name.
@@ -50,6 +53,7 @@ class SamplingParams:
     ignore_eos: bool = False
     logprobs: int | None = None
     evidence: bool = False
+    constraint: Constraint | None = None
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -68,6 +72,9 @@ class SamplingParams:
             raise InputError("stop", "a stop string can't be empty")
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
             raise InputError("logprobs", f"must be from 0 to {MAX_LOGPROBS}, got {self.logprobs}")
+        for field in ("stop", "stop_token_ids", "ignore_eos") if self.constraint else ():
+            if getattr(self, field):
+                raise InputError(field, "an answer with a constraint ends when it is whole; leave one of them out")
 
     @property
     def has_penalties(self) -> bool:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from openm3.engine.compaction import Compaction
     from openm3.engine.draft import Drafter
     from openm3.model.vision_patches import Patches
+    from openm3.text.grammar import Matcher
 
 
 class State(Enum):
@@ -55,6 +56,7 @@ class Request:
         num_cached: tokens of the prompt whose keys and values were there already.
         pages: the pages that hold them, in order.
         chain: digests of the pages that are full and known to the prefix cache.
+        matcher: says what may come next, where the answer has a constraint.
         drafter: drafts its next tokens, once it answers; None where nothing is drafted.
         num_drafted, num_accepted: draft tokens that were computed, and those that were right.
         salt: what the tokens don't say, see `PrefixIndex.match`.
@@ -81,6 +83,7 @@ class Request:
     num_cached: int = 0
     pages: list[int] = field(default_factory=list)
     chain: list[bytes] = field(default_factory=list)
+    matcher: Matcher | None = None
     drafter: Drafter | None = None
     num_drafted: int = 0
     num_accepted: int = 0

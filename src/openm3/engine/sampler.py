@@ -71,9 +71,13 @@ def _sample(logits_V: Tensor, request: Request) -> int:
     params = request.params
     if params.has_penalties:
         logits_V = penalised(logits_V, request)
+    if request.matcher is not None:
+        logits_V = logits_V.masked_fill(~torch.from_numpy(request.matcher.allowed()), float("-inf"))
     if params.temperature == 0:
         return int(logits_V.argmax())
     probs_N, ids_N = distribution(logits_V, params)
+    # Where the sum ends below the draw the last one is taken: it has to be one that can occur.
+    probs_N, ids_N = probs_N[probs_N > 0], ids_N[probs_N > 0]
     draw = random.Random(f"{params.seed}:{len(request.output_ids)}").random()
     index = int(torch.searchsorted(probs_N.double().cumsum(0), draw, right=True))
     return int(ids_N[min(index, len(ids_N) - 1)])  # rounding may leave the sum a little below 1

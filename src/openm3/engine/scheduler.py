@@ -249,7 +249,7 @@ class Scheduler:
         `work` is the step's, `expected` how many tokens it will probably give; both come back with the draft's.
         """
         request = chunk.request
-        request.drafter = request.drafter or Drafter(request.prompt_ids, request.output_ids)
+        request.drafter = request.drafter or Drafter(request.prompt_ids, request.output_ids, request.matcher)
         room = min(
             _LONGEST_DRAFT,
             request.max_tokens - len(request.output_ids) - 1,  # the token after a draft is sampled in any case

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import aclosing, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from openm3.engine.output import Compacted, Delta, Event, FinishReason, TokenLogprob
 from openm3.engine.params import SamplingParams
 from openm3.engine.prompt import Prompt
+from openm3.errors import InputError
 from openm3.server.disconnect import EventStream, until_disconnect
 from openm3.server.errors import ApiError, as_api_error
 from openm3.server.schema import response
@@ -35,11 +36,21 @@ class Answer:
     """The choices of one API request while they are generated: one for each prompt and each of `params`.
 
     A conversation's answer is read in its parts; what follows plain tokens is text.
+
+    Args:
+        service: generates.
+        prompts, params: what is asked.
+        fields: as in `renamed`.
     """
 
     def __init__(
-        self, service: Service, prompts: Sequence[Prompt | Sequence[int]], params: Sequence[SamplingParams]
+        self,
+        service: Service,
+        prompts: Sequence[Prompt | Sequence[int]],
+        params: Sequence[SamplingParams],
+        fields: Mapping[str, str],
     ) -> None:
+        self._fields = fields
         self._streams = [service.stream(prompt, each) for prompt in prompts for each in params]
         self._parsers = [prompt.parser() if isinstance(prompt, Prompt) else None for prompt in prompts for _ in params]
         self._with_logprobs = params[0].logprobs is not None
@@ -65,25 +76,26 @@ class Answer:
         """
         # Log probabilities of tokens whose text is still to come, for every choice that was opened.
         held: dict[int, list[TokenLogprob]] = {}
-        async with aclosing(_merge(self._streams)) as events:
-            async for index, event in events:
-                if index not in held:
-                    held[index] = []
-                    yield Piece(index)
-                if isinstance(event, Compacted):
-                    self._num_dropped += sum(span.stop - span.start for span in event.dropped)
-                if not isinstance(event, Delta):
-                    continue
-                if event.finish_reason is FinishReason.CANCELLED:
-                    raise ApiError(503, "the server is stopping; the answer is incomplete", code="cancelled")
-                self._num_generated += event.token_id is not None
-                if event.logprob:
-                    held[index].append(event.logprob)
-                piece = self._piece(index, event)
-                if not piece.is_opening:
-                    logprobs = tuple(held[index]) if self._with_logprobs else None
-                    held[index].clear()
-                    yield replace(piece, logprobs=logprobs, evidence=event.evidence)
+        with renamed(self._fields):
+            async with aclosing(_merge(self._streams)) as events:
+                async for index, event in events:
+                    if index not in held:
+                        held[index] = []
+                        yield Piece(index)
+                    if isinstance(event, Compacted):
+                        self._num_dropped += sum(span.stop - span.start for span in event.dropped)
+                    if not isinstance(event, Delta):
+                        continue
+                    if event.finish_reason is FinishReason.CANCELLED:
+                        raise ApiError(503, "the server is stopping; the answer is incomplete", code="cancelled")
+                    self._num_generated += event.token_id is not None
+                    if event.logprob:
+                        held[index].append(event.logprob)
+                    piece = self._piece(index, event)
+                    if not piece.is_opening:
+                        logprobs = tuple(held[index]) if self._with_logprobs else None
+                        held[index].clear()
+                        yield replace(piece, logprobs=logprobs, evidence=event.evidence)
 
     def _piece(self, index: int, event: Delta) -> Piece:
         """What an event adds to its choice; an opening piece where that is nothing yet."""
@@ -99,6 +111,15 @@ class Answer:
         return Piece(index, parsed.answer, None, reason, parsed.thinking, parsed.calls)
 
 
+@contextmanager
+def renamed(fields: Mapping[str, str]) -> Iterator[None]:
+    """Errors about what the engine knows under the first name speak of what the caller knows under the second."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(fields.get(error.field, error.field), error.message) from error
+
+
 async def respond(request: Request, asked: GenerationRequest, answer: Answer, wording: Wording) -> Response:
     """The response to a request that asked for `answer`.
 
@@ -108,14 +129,15 @@ async def respond(request: Request, asked: GenerationRequest, answer: Answer, wo
         ClientDisconnect: the client went away before the response began.
     """
     if not asked.stream:
-        body = await until_disconnect(request.receive, _whole(answer, wording))
+        body = await until_disconnect(request.receive, whole(answer, wording))
         return Response(body.model_dump_json(), media_type="application/json")
     events = _events(answer, wording, asked.include_usage, request.state.request_id)
     await until_disconnect(request.receive, _begin(events))
     return EventStream(events)
 
 
-async def _whole(answer: Answer, wording: Wording) -> BaseModel:
+async def whole(answer: Answer, wording: Wording) -> BaseModel:
+    """The response that isn't streamed; it raises what `Answer.pieces` does."""
     choices: dict[int, list[Piece]] = {}
     async with aclosing(answer.pieces()) as pieces:
         async for piece in pieces:

@@ -61,5 +61,10 @@ def begins_in_thinking(tokenizer: Tokenizer, dialect: Dialect, prompt_ids: Seque
     return dialect.think is not None and _tail(tokenizer, prompt_ids[-_PREFILL_TOKENS:]).endswith(dialect.think[0])
 
 
+def may_begin_to_think(tokenizer: Tokenizer, dialect: Dialect, prompt_ids: Sequence[int]) -> bool:
+    """Whether an answer may begin with thinking: the prompt neither ends within it nor says that it is over."""
+    return dialect.think is not None and not _tail(tokenizer, prompt_ids[-_PREFILL_TOKENS:]).endswith(dialect.think)
+
+
 def _tail(tokenizer: Tokenizer, ids: Iterable[int]) -> str:
     return tokenizer.decode(ids, skip_special=False).rstrip()

@@ -146,6 +146,10 @@ class Tokenizer:
         skipped = self.special_ids if skip_special else frozenset()
         return b"".join(self.token_bytes(i) for i in ids if i not in skipped).decode("utf-8", "replace")
 
+    def token_id(self, text: str) -> int | None:
+        """The token that is written so, where the vocabulary has one."""
+        return self._parsing.token_to_id(text)
+
     def token_bytes(self, token_id: int) -> bytes:
         """The exact bytes of one token, often a part of a character. An id out of range is a `ValueError`."""
         if not 0 <= token_id < self.vocab_size:

@@ -11,8 +11,7 @@ from fastapi import APIRouter, Request, Response
 
 from openm3.context.evidence import Sentence
 from openm3.engine.output import TokenLogprob
-from openm3.errors import InputError
-from openm3.server.answer import Answer, respond
+from openm3.server.answer import Answer, renamed, respond
 from openm3.server.body import JsonRoute
 from openm3.server.routes.models import check_model
 from openm3.server.schema import chat
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 def router(service: Service) -> APIRouter:
     """The endpoint that goes on with a conversation."""
     routes = APIRouter(route_class=JsonRoute)
-    llm = service.llm
 
     @routes.post(
         "/v1/chat/completions",
@@ -37,28 +35,37 @@ def router(service: Service) -> APIRouter:
     )
     async def create(asked: chat.ChatRequest, request: Request) -> Response:
         """Answers the last message; with `stream`, as server-sent events."""
-        check_model(asked.model, llm)
+        return await respond(request, asked, *await begin(service, asked))
+
+    return routes
+
+
+async def begin(service: Service, asked: chat.ChatRequest) -> tuple[Answer, ChatWording]:
+    """The answer to a request, and its words.
+
+    Raises:
+        InputError: the request can't be served.
+        ApiError: another model is asked for.
+    """
+    llm = service.llm
+    check_model(asked.model, llm)
+    with renamed(_FIELDS):
         params = asked.sampling(
             max_tokens=asked.max_completion_tokens or asked.max_tokens,
             logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
             evidence=bool(asked.openm3 and asked.openm3.evidence),
         )
-        try:
-            prompt = await asyncio.to_thread(
-                llm.encode_chat,
-                [message.for_template() for message in asked.messages],
-                tools=asked.offered_tools(),
-                thinking_mode=asked.thinking.type if asked.thinking else None,
-            )
-            return await respond(request, asked, Answer(service, [prompt], params), ChatWording(llm))
-        except InputError as error:
-            raise InputError(_FIELDS.get(error.field, error.field), error.message) from error
-
-    return routes
+        prompt = await asyncio.to_thread(
+            llm.encode_chat,
+            [message.for_template() for message in asked.messages],
+            tools=asked.offered_tools(),
+            thinking_mode=asked.thinking.type if asked.thinking else None,
+        )
+    return Answer(service, [prompt], params, _FIELDS), ChatWording(llm)
 
 
 # What the engine knows under the first name, the caller knows under the second.
-_FIELDS = {"prompt": "messages", "thinking_mode": "thinking"}
+_FIELDS = {"prompt": "messages", "thinking_mode": "thinking", "constraint": "response_format"}
 
 
 class ChatWording(Wording):

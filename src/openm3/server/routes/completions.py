@@ -28,7 +28,6 @@ _DEFAULT_MAX_TOKENS = 16
 def router(service: Service) -> APIRouter:
     """The endpoint that goes on with plain texts."""
     routes = APIRouter(route_class=JsonRoute)
-    llm = service.llm
 
     @routes.post(
         "/v1/completions",
@@ -37,18 +36,28 @@ def router(service: Service) -> APIRouter:
     )
     async def create(asked: completions.CompletionRequest, request: Request) -> Response:
         """Goes on with each prompt; with `stream`, as server-sent events."""
-        check_model(asked.model, llm)
-        params = asked.sampling(
-            max_tokens=_DEFAULT_MAX_TOKENS if asked.max_tokens is None else asked.max_tokens,
-            logprobs=asked.logprobs,
-        )
-        prompts = [
-            await asyncio.to_thread(llm.encode, prompt) if isinstance(prompt, str) else prompt
-            for prompt in asked.prompts()
-        ]
-        return await respond(request, asked, Answer(service, prompts, params), CompletionWording(llm))
+        return await respond(request, asked, *await begin(service, asked))
 
     return routes
+
+
+async def begin(service: Service, asked: completions.CompletionRequest) -> tuple[Answer, CompletionWording]:
+    """The answer to a request, and its words.
+
+    Raises:
+        InputError: the request can't be served.
+        ApiError: another model is asked for.
+    """
+    llm = service.llm
+    check_model(asked.model, llm)
+    params = asked.sampling(
+        max_tokens=_DEFAULT_MAX_TOKENS if asked.max_tokens is None else asked.max_tokens,
+        logprobs=asked.logprobs,
+    )
+    prompts = [
+        await asyncio.to_thread(llm.encode, prompt) if isinstance(prompt, str) else prompt for prompt in asked.prompts()
+    ]
+    return Answer(service, prompts, params, {"constraint": "response_format"}), CompletionWording(llm)
 
 
 class CompletionWording(Wording):

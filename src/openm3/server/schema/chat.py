@@ -148,12 +148,6 @@ class Thinking(RequestModel):
     type: Annotated[Literal["enabled", "disabled", "adaptive"], Only]
 
 
-class ResponseFormat(RequestModel):
-    """Plain text alone."""
-
-    type: Literal["text"]
-
-
 class Extensions(RequestModel):
     """What the OpenAI API doesn't have. `evidence`: which parts of the messages each sentence was read from."""
 
@@ -173,7 +167,6 @@ class ChatRequest(GenerationRequest):
     openm3: Extensions | None = None
 
     modalities: Annotated[list[Literal["text"]] | None, Only] = None
-    response_format: Annotated[ResponseFormat | None, Only] = None
     service_tier: Annotated[Literal["auto", "default"] | None, Only] = None
     store: Annotated[Literal[False] | None, Only] = None
     audio: Unsupported = None

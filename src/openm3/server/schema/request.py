@@ -27,6 +27,7 @@ from pydantic_core import PydanticCustomError
 from openm3.config import nearest
 from openm3.engine.params import SamplingParams
 from openm3.errors import InputError
+from openm3.text.grammar import Constraint
 
 UNKNOWN_FIELD = "unknown_field"
 UNSUPPORTED_FIELD = "unsupported_field"
@@ -44,10 +45,11 @@ class RequestModel(BaseModel):
     @classmethod
     def _refuse_unknown_fields(cls, values: Any) -> Any:
         # Before `extra="forbid"` does it, because only here the nearest known name can be told.
+        known = [field.alias or name for name, field in cls.model_fields.items()]
         for name in values if isinstance(values, dict) else ():
-            if name not in cls.model_fields:
+            if name not in known:
                 name = name[:_NAME_LIMIT]
-                hint = nearest(name, list(cls.model_fields))
+                hint = nearest(name, known)
                 raise PydanticCustomError(UNKNOWN_FIELD, "unknown field{hint}", {"hint": hint, "field": name})
         return values
 
@@ -108,6 +110,84 @@ class StreamOptions(RequestModel):
     include_obfuscation: Annotated[Literal[False] | None, Only] = None
 
 
+class JsonSchema(RequestModel):
+    """A JSON Schema of the answer. It is always kept to, so `strict` makes no difference."""
+
+    name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    description: str | None = None
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    strict: bool | None = None
+
+
+class TextFormat(RequestModel):
+    """Plain text."""
+
+    type: Literal["text"]
+
+
+class JsonObjectFormat(RequestModel):
+    """Any JSON object."""
+
+    type: Literal["json_object"]
+
+
+class JsonSchemaFormat(RequestModel):
+    """JSON that is valid by a schema."""
+
+    type: Literal["json_schema"]
+    json_schema: JsonSchema
+
+
+class RegexFormat(RequestModel):
+    """An answer that a regular expression matches from its beginning to its end; not in the OpenAI API."""
+
+    type: Literal["regex"]
+    regex: str
+
+
+class GrammarFormat(RequestModel):
+    """An answer by a grammar in Lark's notation, with a rule `start`; not in the OpenAI API."""
+
+    type: Literal["grammar"]
+    grammar: str
+
+
+_FORMATS = ("text", "json_object", "json_schema", "regex", "grammar")
+
+
+def _format_kind(value: Any) -> str | None:
+    kind = value.get("type") if isinstance(value, dict) else None
+    return kind if kind in _FORMATS else None
+
+
+ResponseFormat = Annotated[
+    Annotated[TextFormat, Tag("text")]
+    | Annotated[JsonObjectFormat, Tag("json_object")]
+    | Annotated[JsonSchemaFormat, Tag("json_schema")]
+    | Annotated[RegexFormat, Tag("regex")]
+    | Annotated[GrammarFormat, Tag("grammar")],
+    Discriminator(
+        _format_kind,
+        custom_error_type=UNSUPPORTED_FIELD,
+        custom_error_message="must be of type 'text', 'json_object', 'json_schema', 'regex' or 'grammar'",
+    ),
+]
+
+
+def _constraint(asked: ResponseFormat | None) -> Constraint | None:
+    """What the engine knows a response format as."""
+    match asked:
+        case JsonObjectFormat():
+            return Constraint.json_object()
+        case JsonSchemaFormat(json_schema=JsonSchema(schema_=schema)):
+            return Constraint.json_object() if schema is None else Constraint.json_schema(schema)
+        case RegexFormat(regex=source):
+            return Constraint("regex", source)
+        case GrammarFormat(grammar=source):
+            return Constraint("grammar", source)
+    return None
+
+
 class GenerationRequest(RequestModel):
     """The fields that chat and plain completions share. Null is as good as absent; ranges are the engine's.
 
@@ -125,6 +205,7 @@ class GenerationRequest(RequestModel):
     max_tokens: int | None = None
     seed: int | None = None
     stop: Stop | None = None
+    response_format: ResponseFormat | None = None
     n: Annotated[int, Field(ge=1, le=8)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -155,6 +236,7 @@ class GenerationRequest(RequestModel):
             max_tokens=max_tokens,
             logprobs=logprobs,
             evidence=evidence,
+            constraint=_constraint(self.response_format),
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
         )
         if self.seed is None:
