@@ -96,7 +96,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--contexts", type=int, nargs="+", default=[8192, 32768, 131072, 524288, 1048576])
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="cuda: benchmarks/kernels_gpu.py")
     options = parser.parse_args()
+    if options.device == "cuda":
+        from benchmarks import kernels_gpu
+
+        kernels_gpu.run(options.contexts)
+        return
     with torch.inference_mode():
         gate(Layer(min(options.contexts)))
         report: dict[str, Any] = {"benchmark": "kernels", "machine": describe(), "contexts": {}}

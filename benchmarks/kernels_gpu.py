@@ -1,9 +1,10 @@
 """One layer of M3 on this GPU: decode, prefill and backward of MSA against dense attention, ours and the best of torch.
 
-    python -m benchmarks.kernels_gpu [--contexts 8192 ... 1048576] [--out FOLDER]
+    python -m benchmarks.kernels_gpu [--contexts 8192 ... 1048576] [--flex 131072] [--out FOLDER]
 
 Geometry of the published model, as `benchmarks/kernels.py`. A gate comes first: small cases equal the reference on the
-CPU, else no speed is printed. At every context the selection of the last queries is compared with an fp32 product.
+CPU, else no speed is printed. At every context the selection of the last queries is compared with an fp32 product, and
+that from index keys of 8 bits with the exact one. FlexAttention is compiled for each shape, so it runs at one context.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from benchmarks.gpu_peers import BACKENDS, dense_calls
+from benchmarks.gpu_peers import BACKENDS, dense_calls, flex_calls
 from benchmarks.gpu_timing import copy_gbps, matmul_tflops, milliseconds
 from benchmarks.machine import RESULTS, describe, save
 from openm3 import msa
 from openm3.config import SparseConfig
 from openm3.kernels.dense_attention import dense_attention
 from openm3.kernels.paged import PagedBatch
-from openm3.kernels.select_blocks import select_blocks
+from openm3.kernels.select_blocks import QuantisedIndex, select_blocks
 from openm3.kernels.sparse_attention import sparse_attention
 
 HEADS, GROUPS, SIZE, INDEX_SIZE, PAGE, TOPK = 64, 4, 128, 128, 128, 16
@@ -45,14 +46,16 @@ class Layer:
         self.chunk = min(CHUNK, context)
         self.q, self.index_q = noise(self.chunk, HEADS, SIZE), noise(self.chunk, GROUPS, INDEX_SIZE)
         self.order = torch.randperm(pages).tolist()
+        self.index = QuantisedIndex(self.index_k, "triton")
+        self.index.update(self.index_k, self.batch(context))
 
     @functools.cache  # noqa: B019  # as long as the layer lives: a model builds a batch once for all layers
     def batch(self, queries: int) -> PagedBatch:
         return PagedBatch.build([queries], [self.context], [self.order], PAGE)
 
-    def scan(self, queries: int) -> Tensor:
+    def scan(self, queries: int, quantised: QuantisedIndex | None = None) -> Tensor:
         args = (self.index_q[-queries:], self.index_k, self.batch(queries), SPARSE)
-        return select_blocks(*args, num_groups=GROUPS, backend="triton")
+        return select_blocks(*args, num_groups=GROUPS, backend="triton", quantised=quantised)
 
     def attend(self, queries: int, ids: Tensor) -> Tensor:
         return sparse_attention(self.q[-queries:], self.k, self.v, ids, self.batch(queries), backend="triton")
@@ -109,6 +112,8 @@ def measure(context: int) -> dict[str, Any]:
         ids_1, ids = layer.scan(1), layer.scan(layer.chunk)
         decode = {
             "decode": lambda: layer.msa(1),
+            "decode_int8": lambda: layer.attend(1, layer.scan(1, layer.index)),
+            "scan_int8": lambda: layer.scan(1, layer.index),
             "scan": lambda: layer.scan(1),
             "attend": lambda: layer.attend(1, ids_1),
             "dense": lambda: layer.dense(1),
@@ -129,6 +134,7 @@ def measure(context: int) -> dict[str, Any]:
         for name, call in dense_calls(layer.q[-few:], *plain):
             peers["prefill"][name] = milliseconds(call, 3, graph=False)["median"]
         differing = layer.differing()
+        alike = all(torch.equal(layer.scan(n), layer.scan(n, layer.index)) for n in (1, 4, 8))
     scan_flops = 2 * GROUPS * INDEX_SIZE * context * layer.chunk
     attend_flops = 4 * HEADS * SIZE * min(TOPK * PAGE, context) * layer.chunk
     return {
@@ -142,7 +148,24 @@ def measure(context: int) -> dict[str, Any]:
         "prefill_attend_tflops": attend_flops / times["prefill_attend"] / 1e9,
         "prefill_dense_tflops": 4 * HEADS * SIZE * context * few / times["prefill_dense"] / 1e9,
         "differing": differing,
+        "int8_alike": alike,
     }
+
+
+def flex(context: int) -> dict[str, Any]:
+    """FlexAttention with a causal block mask, beside MSA; or why it could not be compiled here."""
+    layer = Layer(context)
+    few = min(PEER_QUERIES, layer.chunk)
+    with torch.inference_mode():
+        plain = layer.plain()
+        try:
+            decode = milliseconds(next(flex_calls(layer.q[-1:], *plain))[1], graph=False)["median"]
+            prefill = milliseconds(next(flex_calls(layer.q[-few:], *plain))[1], 3, graph=False)["median"] / few
+        except Exception as error:  # torch.compile needs a C++ compiler, and fails in many ways without one
+            return {"context": context, "failed": f"{type(error).__name__}: {error}"[:200]}
+        msa = [milliseconds(lambda: layer.msa(1))["median"]]
+        msa += [milliseconds(lambda: layer.msa(layer.chunk), 3, graph=False)["median"] / layer.chunk]
+    return {"context": context, "decode": decode / msa[0], "prefill": prefill / msa[1]}
 
 
 def training(context: int) -> dict[str, Any]:
@@ -183,9 +206,10 @@ def training(context: int) -> dict[str, Any]:
 
 def ratios(x: dict[str, Any]) -> dict[str, float]:
     """How many times faster than the best dense attention of the run, ours or torch's."""
-    decode = min(x["dense_ms"], *x["peers_ms"]["decode"].values())
+    dense = min(x["dense_ms"], *x["peers_ms"]["decode"].values())
     prefill = min(x["prefill_dense_ms"], *x["peers_ms"]["prefill"].values()) / x["peer_queries"]
-    return {"decode": decode / x["decode_ms"], "prefill": prefill / (x["prefill_ms"] / x["queries"])}
+    decode = {name: dense / x[f"{name}_ms"] for name in ("decode", "decode_int8")}
+    return {**decode, "prefill": prefill / (x["prefill_ms"] / x["queries"])}
 
 
 def table(report: dict[str, Any]) -> str:
@@ -193,17 +217,20 @@ def table(report: dict[str, Any]) -> str:
     lines = [
         f"{report['gpu']}: copy {copy:.0f} GB/s, bf16 product {matmul:.0f} TFLOP/s.",
         "",
-        "| context | decode us: MSA (scan, attend) / our dense / best torch | faster | scan of copy | dense of copy "
-        "| other choices |",
-        "|---|---|---|---|---|---|",
+        "| context | decode us: MSA with 8-bit keys (choice) / with bf16 (choice) / our dense / best torch "
+        "| faster: 8 bits, bf16 | choice, dense of copy | other choices: 8 bits, bf16 |",
+        "|---|---|---|---|---|",
     ]
     for context, x in report["contexts"].items():
         peers = x["peers_ms"]["decode"]
         best = min(peers, key=peers.__getitem__)
         lines.append(
-            f"| {int(context):,} | {x['decode_ms'] * 1e3:.0f} ({x['scan_ms'] * 1e3:.0f}, {x['attend_ms'] * 1e3:.0f}) / "
-            f"{x['dense_ms'] * 1e3:.0f} / {peers[best] * 1e3:.0f} ({best}) | {ratios(x)['decode']:.1f}x "
-            f"| {x['scan_gbps'] / copy:.0%} | {x['dense_gbps'] / copy:.0%} | {x['differing']:.2%} |"
+            f"| {int(context):,} | {x['decode_int8_ms'] * 1e3:.0f} ({x['scan_int8_ms'] * 1e3:.0f}) / "
+            f"{x['decode_ms'] * 1e3:.0f} ({x['scan_ms'] * 1e3:.0f}) / "
+            f"{x['dense_ms'] * 1e3:.0f} / {peers[best] * 1e3:.0f} ({best}) "
+            f"| {ratios(x)['decode_int8']:.1f}x, {ratios(x)['decode']:.1f}x "
+            f"| {x['scan_gbps'] / copy:.0%}, {x['dense_gbps'] / copy:.0%} "
+            f"| {'none' if x['int8_alike'] else 'SOME'}, {x['differing']:.2%} |"
         )
     lines += [
         "",
@@ -231,6 +258,11 @@ def table(report: dict[str, Any]) -> str:
     ]
     for name, backward in train["backward_ms"].items():
         lines.append(f"| {name} | {train['ms'][f'{name}_forward']:.1f} | {backward:.1f} |")
+    if "failed" in report["flex"]:
+        lines += ["", f"FlexAttention did not run: {report['flex']['failed']}"]
+    else:
+        at, decode, prefill = (report["flex"][name] for name in ("context", "decode", "prefill"))
+        lines += ["", f"FlexAttention at {at:,} tokens over MSA: decode {decode:.1f}x, prefill {prefill:.1f}x."]
     lines += ["", f"Backward of MSA is {train['backward']:.1f} times faster than the best dense one."]
     return "\n".join(lines)
 
@@ -239,18 +271,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--contexts", type=int, nargs="+", default=[8192, 32768, 131072, 524288, 1048576])
     parser.add_argument("--training", type=int, default=131072, help="context of forward and backward")
+    parser.add_argument("--flex", type=int, default=131072, help="context of FlexAttention as a peer; 0: none")
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
+    run(options.contexts, options.training, options.flex, options.out)
+
+
+def run(contexts: list[int], train: int = 131072, flex_at: int = 131072, out: Path = RESULTS) -> None:
     gate()
     report: dict[str, Any] = {"benchmark": "kernels_gpu", "machine": describe(), "contexts": {}}
     report["gpu"] = torch.cuda.get_device_name()
     report["copy_gbps"], report["matmul_tflops"] = copy_gbps(), matmul_tflops()
-    for context in options.contexts:
+    for context in contexts:
         report["contexts"][str(context)] = figures = measure(context)
         print(context, figures, flush=True)
         torch.cuda.empty_cache()
-    report["training"] = training(options.training)
-    save("kernels-gpu", report, table(report), options.out)
+    report["training"] = training(train)
+    report["flex"] = flex(flex_at) if flex_at else {"failed": "left out"}
+    save("kernels-gpu", report, table(report), out)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from openm3.errors import InputError
 from openm3.kernels.backend import BACKENDS, choose
 from openm3.kernels.dense_attention import dense_attention
 from openm3.kernels.paged import PagedBatch
+from openm3.kernels.rms_norm import rms_norm
+from openm3.kernels.rotate import rotate_and_write
 from openm3.kernels.select_blocks import select_blocks
 from openm3.kernels.sparse_attention import sparse_attention, sparse_attention_lse
 from openm3.kernels.write_cache import write_cache
@@ -178,6 +180,32 @@ def test_write_cache() -> None:
     write_cache([new], [x.k_cache], x.batch, backend="reference")
     write_cache([new.to(DEVICE)], [y.k_cache], y.batch, backend="triton")
     assert torch.equal(y.k_cache.cpu().nan_to_num(), x.k_cache.nan_to_num())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_rms_norm(dtype: torch.dtype) -> None:
+    x, weight = 3 * torch.randn(5, 576), torch.randn(576)
+    ours = rms_norm(x.to(DEVICE), weight.to(DEVICE), 1e-5, dtype, backend="triton").cpu()
+    expected = rms_norm(x, weight, 1e-5, dtype, backend="reference")
+    assert ours.dtype == dtype
+    torch.testing.assert_close(ours, expected, atol=1e-5 if dtype == torch.float32 else 0.06, rtol=1e-5)
+
+
+@pytest.mark.parametrize("head_dim", [32, 80])
+def test_rotate_and_write(head_dim: int) -> None:
+    x = build(Case(((5, 21), (1, 1), (9, 40)), head_dim=head_dim, dtype=torch.bfloat16))
+    heads, angle = (
+        torch.randn(x.batch.num_tokens, 10, head_dim).bfloat16(),
+        torch.randn(x.batch.num_tokens, head_dim // 2),
+    )
+    y = on_device(x)
+    expected = rotate_and_write(heads, angle.cos(), angle.sin(), x.k_cache, x.v_cache, x.batch, backend="reference")
+    given = (t.to(DEVICE) for t in (heads, angle.cos(), angle.sin()))
+    ours = rotate_and_write(*given, y.k_cache, y.v_cache, y.batch, backend="triton")
+    pairs = ((ours, expected), (y.k_cache, x.k_cache), (y.v_cache, x.v_cache))
+    for cache, other in pairs:
+        assert torch.equal(cache.cpu().isnan(), other.isnan()), "slots without a new token are left alone"
+        torch.testing.assert_close(cache.cpu().nan_to_num(), other.nan_to_num(), atol=0.02, rtol=0)
 
 
 def test_addresses_beyond_32_bits() -> None:

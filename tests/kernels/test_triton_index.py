@@ -32,6 +32,14 @@ def config(page_size: int, topk: int = 4, local: int = 1, init: int = 0) -> Spar
     )
 
 
+@pytest.fixture(autouse=True)
+def contexts_of_any_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bounds are used however short a context is."""
+    from openm3.kernels.select_blocks import gpu
+
+    monkeypatch.setattr(gpu, "LEAST_BOUNDED", 0)
+
+
 def quantised(y: Paged) -> QuantisedIndex:
     """An index of a cache whose sequences were written in one step."""
     index = QuantisedIndex(y.k_cache, "triton")

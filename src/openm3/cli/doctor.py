@@ -38,6 +38,8 @@ def doctor() -> None:
     }
     for name, value in lines.items():
         click.echo(f"{name:14} {value}")
+    for name, launch in _launches().items():
+        click.echo(f"  {name:12} {launch}")
     if reason := backend.why_not_native():
         click.echo(f"no native kernels: {reason}; install again with a C++ compiler (GCC or Clang)")
 
@@ -55,3 +57,15 @@ def _gpu() -> str:
     if "triton" not in backend.BACKENDS:
         return f"{name}, not used: Triton is not installed"
     return f"{name} (compute capability {capability}), triton kernels, {gpu_tuning.origin(device)}"
+
+
+def _launches() -> dict[str, str]:
+    """How the GPU's kernels would be launched, by kind."""
+    import torch
+
+    from openm3.kernels import backend, gpu_tuning
+
+    if not torch.cuda.is_available() or "triton" not in backend.BACKENDS:
+        return {}
+    launches = gpu_tuning.tuning(backend.choose_device("cuda")).launches
+    return {name: str(launch) for name, launch in launches.items()}

@@ -18,6 +18,7 @@ from openm3.cli.inspect import inspect
 from openm3.cli.models import models, pull
 from openm3.cli.new import new
 from openm3.cli.serve import serve
+from openm3.cli.tune import tune
 from openm3.errors import OpenM3Error
 
 
@@ -31,7 +32,7 @@ def openm3() -> None:
     """
 
 
-for command in (ask, find, context, chat, generate, serve, pull, models, inspect, new, doctor):
+for command in (ask, find, context, chat, generate, serve, pull, models, inspect, new, doctor, tune):
     openm3.add_command(command)
 
 

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from openm3.kernels import checks
 from openm3.kernels.backend import choose
+from openm3.kernels.lazy import lazy
 from openm3.kernels.paged import PagedBatch
 from openm3.kernels.rotate import cpu, reference, torch_path
 
 _IMPLEMENTATIONS = {
-    "triton": torch_path.rotate_and_write,  # torch's own operations on a GPU
+    "triton": lazy("openm3.kernels.rotate.gpu", "rotate_and_write"),
     "native": cpu.rotate_and_write,
     "torch": torch_path.rotate_and_write,
     "reference": reference.rotate_and_write,

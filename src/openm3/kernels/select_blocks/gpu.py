@@ -23,6 +23,9 @@ from openm3.kernels.select_blocks.gpu_few import MOST_SLOTS, select_few
 from openm3.kernels.select_blocks.gpu_tile import LAST_ID, ranked, store_group_maxima, tile_maxima
 from openm3.kernels.select_blocks.quantised import QuantisedIndex
 
+# Tokens of the widest context from which keys of 8 bits are scanned: with fewer, what bounds leave open costs more than
+# they save (LOG.md). The choice is the same either way.
+LEAST_BOUNDED = 1 << 18
 _SCORES_BYTES = 1 << 29  # of block scores at once
 _PART, _MOST_KEYS = 512, 4096  # blocks of which one program keeps the best, and what the last program may be given
 
@@ -44,6 +47,8 @@ def select_blocks(
     shape = (num_tokens, num_groups, sparse.index_topk_blocks)
     ids_TRN = torch.empty(shape, dtype=torch.int32, device=index_q_TJC.device)
     rows_a_token, tuned = _rows_a_token(index_q_TJC, index_k_cache_PXSC, num_groups), tuning(index_q_TJC.device)
+    if blocks * batch.page_size < LEAST_BOUNDED:
+        quantised = None
     narrow = 1 if index_q_TJC.element_size() == 2 else 4
     for few, run in itertools.groupby(range(len(batch.spans)), lambda b: batch.spans[b].num_queries <= FEW_QUERIES):
         launch, sequences = tuned.scan_few if few else tuned.scan_many, tuple(run)

@@ -14,7 +14,7 @@ from openm3.kernels.lazy import lazy
 from openm3.kernels.paged import PagedBatch
 
 _LARGEST_HEAD = 1024  # sums of products of bytes are exact in fp32 up to there
-_LEAST_ON_GPU = 1 << 18  # tokens: with fewer, the kernels that this adds to a decode step cost more than it saves
+_LEAST_ON_GPU = 1 << 18  # tokens; LEAST_BOUNDED in gpu.py
 _LEAST_BLOCKS = 8  # for each slot: with fewer, bounds leave too many open; kBoundedBlocks in native/select_blocks.cpp
 _SIDE_BY_SIDE = 16  # tokens; kSideBySide in native/byte_peaks.h
 _quantise_on_gpu = lazy("openm3.kernels.select_blocks.gpu_quantise", "quantise_keys")

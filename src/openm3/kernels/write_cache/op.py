@@ -8,11 +8,12 @@ from torch import Tensor
 
 from openm3.kernels import checks
 from openm3.kernels.backend import choose
+from openm3.kernels.lazy import lazy
 from openm3.kernels.paged import PagedBatch
 from openm3.kernels.write_cache import reference, torch_path
 
 _IMPLEMENTATIONS = {
-    "triton": torch_path.write_cache,  # torch's own operation on a GPU
+    "triton": lazy("openm3.kernels.write_cache.gpu", "write_cache"),
     "native": torch_path.write_cache,  # no native code: torch's own operations
     "torch": torch_path.write_cache,
     "reference": reference.write_cache,
