@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import mmap
 import os
 import re
 import struct
@@ -36,6 +35,7 @@ _HEADER = struct.Struct("<8sI4xQQ16s")  # magic, version, place and length of th
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", re.ASCII)
 _SUFFIX = ".context"
 _DIGEST_BYTES = 16
+_PIECE_BYTES = 1 << 20  # stays in the processor's cache between reading and summing
 
 # A section's name, its bytes in pieces. A piece may be anything that gives its memory.
 Section = tuple[str, Iterable[memoryview]]
@@ -83,21 +83,18 @@ class Context:
     Attributes:
         path: the file.
         about: what it is.
+        num_bytes: of the file.
     """
 
     def __init__(self, path: Path, file: BinaryIO, about: About, sections: dict[str, tuple[int, int, str]]) -> None:
         self.path, self.about, self._file, self._sections = path, about, file, sections
-        self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.num_bytes = os.fstat(file.fileno()).st_size
 
     def __enter__(self) -> Context:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._file.close()
-
-    @property
-    def num_bytes(self) -> int:
-        return len(self._map)
 
     @property
     def fileno(self) -> int:
@@ -114,18 +111,32 @@ class Context:
             raise StoreError(f"{self.path}: has no {name}; save the context again")
         return self._sections[name][:2]
 
-    def section(self, name: str) -> memoryview:
-        """A section's bytes, read when they are touched."""
+    def read_into(self, memory: memoryview, at: int) -> None:
+        """Fills memory with what the file has at a place.
+
+        Raises:
+            StoreError: the file ends before.
+        """
+        while len(memory):
+            count = os.preadv(self.fileno, [memory], at)
+            if not count:
+                raise StoreError(f"{self.path}: was cut short; save the context again")
+            memory, at = memory[count:], at + count
+
+    def section(self, name: str) -> bytearray:
+        """A section's bytes."""
         start, size = self.place(name)
-        return memoryview(self._map)[start : start + size]
+        data = bytearray(size)
+        self.read_into(memoryview(data), start)
+        return data
 
     def tokens(self) -> list[int]:
         """The tokens whose pages are kept."""
-        return self.section("tokens").cast("q").tolist()
+        return memoryview(self.section("tokens")).cast("q").tolist()
 
     def collection(self) -> Collection:
         """The files as they were."""
-        text, at, files = bytes(self.section("text")), 0, []
+        text, at, files = self.section("text"), 0, []
         for file in self.about.files:
             files.append(ContextFile(file.path, Path(file.absolute), text[at : at + file.num_bytes].decode()))
             at += file.num_bytes
@@ -140,8 +151,12 @@ class Context:
 
         def check(name: str) -> str | None:
             start, size, digest = self._sections[name]
-            found = xxhash.xxh3_128(memoryview(self._map)[start : _aligned(start + size)]).hexdigest()
-            return None if found == digest else name
+            state, buffer = xxhash.xxh3_128(), memoryview(bytearray(_PIECE_BYTES))
+            for at in range(start, stop := _aligned(start + size), _PIECE_BYTES):
+                piece = buffer[: stop - at]
+                self.read_into(piece, at)
+                state.update(piece)
+            return None if state.hexdigest() == digest else name
 
         with ThreadPoolExecutor(num_threads) as pool:
             altered = [name for name in pool.map(check, self._sections) if name]

@@ -190,17 +190,18 @@ def _sections(
 
 def _fill(tensor: Tensor, pages: Sequence[int], context: Context, name: str, *, may_map: bool) -> None:
     """Maps or copies. What lies in a file of its own is copied: taken out of memory, it is read from there again."""
-    offset, done = context.place(name)[0], 0
+    offset = context.place(name)[0]
     for first, count in _runs(pages):
         part = tensor[first : first + count]
-        data = context.section(name)[done : done + part.nbytes]
-        if part.device.type != "cpu":
-            part.copy_(torch.frombuffer(bytearray(data), dtype=part.dtype).view(part.shape))
-        elif may_map and can_map(part, offset + done):
-            map_file(part, context.fileno, offset + done)
+        if part.device.type == "cpu" and may_map and can_map(part, offset):
+            map_file(part, context.fileno, offset)
+        elif part.device.type == "cpu":
+            context.read_into(_bytes(part), offset)
         else:
-            _bytes(part)[:] = data
-        done += part.nbytes
+            data = torch.empty_like(part, device="cpu")
+            context.read_into(_bytes(data), offset)
+            part.copy_(data)
+        offset += part.nbytes
 
 
 def _bytes(tensor: Tensor) -> memoryview:
