@@ -1,6 +1,6 @@
 """How well a text finds its place in a context by the model's keys, against BM25 on the same windows, and how fast.
 
-    python -m benchmarks.retrieval [--tokens 7500] [--contexts 3] [--speed 32768]
+    python -m benchmarks.retrieval [--tokens 7500] [--contexts 3] [--metrics cosine] [--speed 32768]
 
 Functions: the source of this package without docstrings and comments, cut into contexts; the first paragraph of a
 function's docstring must find its lines. Facts: sentences planted in such a context are asked for in other words.
@@ -28,10 +28,10 @@ from openm3 import hub
 from openm3.config import EngineConfig
 from openm3.context.files import Collection, ContextFile
 from openm3.context.manager import ContextManager
-from openm3.context.retrieval import nearest, retrieve
+from openm3.context.retrieval import METRICS, nearest, retrieve
 from openm3.engine.llm import LLM
 from openm3.engine.prompt import Prompt
-from openm3.model.nearest import WINDOW
+from openm3.model.nearest import WINDOW, Metric
 
 FACTS = (
     ("The ferry to the island leaves at a quarter past six from the western pier.", "when does the boat depart"),
@@ -60,6 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=7500, help="of a context")
     parser.add_argument("--contexts", type=int, default=3)
+    parser.add_argument("--metrics", nargs="+", choices=METRICS, default=METRICS)
     parser.add_argument("--speed", type=int, default=32768, help="tokens whose queries are timed; 0: none")
     options = parser.parse_args()
     llm = LLM(hub.pull("default"))
@@ -72,11 +73,11 @@ def main() -> None:
         context = ContextManager(llm)
         context.read(Collection(tuple(ContextFile(str(path), path, text) for path, text, _ in group), ()))
         lines = [(str(path), *function) for path, _, found in group for function in found]
-        measure(context, [located(context, *line) for line in lines], functions)
+        measure(context, [located(context, *line) for line in lines], options.metrics, functions)
         if number == 0:
             planted, sought = with_facts("".join(text for _, text, _ in group))
             context.read(Collection((ContextFile("notes", Path("notes"), planted),), ()))
-            measure(context, [located(context, "notes", *each) for each in sought], facts)
+            measure(context, [located(context, "notes", *each) for each in sought], options.metrics, facts)
     report: dict[str, Any] = {"benchmark": "retrieval", "machine": describe(), "tokens": options.tokens}
     rows = []
     for what, results in (("functions", functions), ("facts", facts)):
@@ -93,7 +94,10 @@ def main() -> None:
 
 
 def measure(
-    context: ContextManager, sought: Sequence[Sought], into: dict[str, list[tuple[float, float, float]]]
+    context: ContextManager,
+    sought: Sequence[Sought],
+    metrics: Sequence[Metric],
+    into: dict[str, list[tuple[float, float, float]]],
 ) -> None:
     """Adds recall at 256 and 1024 tokens and the reciprocal rank of each query, by both methods."""
     assert context.prompt is not None
@@ -101,10 +105,9 @@ def measure(
     lexical = BM25([context.text(start, start + WINDOW) for start in range(0, num_tokens - WINDOW // 2, WINDOW // 2)])
     for each in sought:
         scores = lexical.scores(each.query)
-        for metric in ("cosine", "dot"):
+        for metric in metrics:
             small, large = (
-                [(found.start, found.stop) for found in context.retrieve(each.query, k, metric)]  # type: ignore[arg-type]
-                for k in (256, 1024)
+                [(found.start, found.stop) for found in context.retrieve(each.query, k, metric)] for k in (256, 1024)
             )
             into.setdefault(f"keys, {metric}", []).append(judged(each, small, large))
         small, large = ([(start, stop) for start, stop, _ in nearest(scores, num_tokens, k)] for k in (256, 1024))

@@ -13,7 +13,7 @@ from torch import Tensor
 from openm3.model.cache import KVCache
 from openm3.model.rope import Rotation, rotate_, rotation
 
-_PAGES_AT_ONCE = 64  # of fp32 copies
+_PAGES_AT_ONCE = 16  # of fp32 copies, which stay in a core's cache
 
 
 def shift_pages(cache: KVCache, pages: Sequence[int], shifts: Sequence[int], inv_freq_E: Tensor) -> None:
