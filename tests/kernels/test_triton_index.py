@@ -85,7 +85,7 @@ def test_several_index_heads_share_one_key() -> None:
 
 @pytest.mark.parametrize("topk", [3, 40])
 def test_many_pages(topk: int) -> None:
-    pages = 1500 if ON_GPU else 150
+    pages = 1500 if ON_GPU else 60
     x = build(
         Case(
             ((2, pages * 16), (1, 16 * topk)) if ON_GPU else ((1, pages * 16),),
@@ -96,6 +96,23 @@ def test_many_pages(topk: int) -> None:
         )
     )
     assert_alike(x, config(16, topk=topk), 1)
+
+
+@pytest.mark.parametrize("bounded", [False, True])
+def test_a_list_longer_than_is_ranked_at_once(bounded: bool) -> None:
+    """All scores but a few are equal, so that every block is left open; the lowest ids win, and the few."""
+    pages = 300 if ON_GPU else 140
+    x = build(Case(((1, pages * 16),), num_kv_heads=1, group_size=1, head_dim=16, dtype=torch.bfloat16))
+    x.q_THD.fill_(1.0)
+    x.k_cache[list(x.pages[0])] = 0.5
+    for block in (70, 139 - 2):
+        x.k_cache[x.pages[0][block], 0, 3] = 0.5078125  # the next number of bfloat16 but one
+    y = on_device(x)
+    index = quantised(y) if bounded else None
+    ids = select_blocks(
+        y.q_THD, y.k_cache, y.batch, config(16, topk=5), num_groups=1, backend="triton", quantised=index
+    )
+    assert ids[0, 0].tolist() == [0, 1, 70, 137, pages - 1]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
