@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from openm3.context.evidence import Evidence, Masses, Observed, lift
+from openm3.context.evidence import Evidence, Observed, lift
+from openm3.context.importance import Masses
 from openm3.context.sources import Passage, SourceMap
 
 BLOCK = 8

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from openm3.config import EngineConfig, SparseConfig
-from openm3.context.evidence import Masses
 from openm3.context.files import Collection, ContextFile
+from openm3.context.importance import Masses
 from openm3.context.sources import SourceMap
 from openm3.engine.engine import Engine
 from openm3.engine.llm import LLM
@@ -63,7 +63,7 @@ def test_the_same_evidence_from_a_known_prefix_in_a_crowd_and_after_preemption(t
     crowd = load(tiny_model, attention="sparse").generate(["x" * 40, PROMPT, "y" * 90], WATCHED)[1]
     page_bytes = 2 * 2 * 2 * 16 * 2 * PAGE  # keys and values, layers, heads, head size, bytes of a number, tokens
     small = load(
-        tiny_model, attention="sparse", cache_bytes=26 * page_bytes, index="exact", prefix_cache=False, step_ms=60_000
+        tiny_model, attention="sparse", cache_bytes=25 * page_bytes, index="exact", prefix_cache=False, step_ms=60_000
     )
     squeezed = small.generate(["z" * 150, PROMPT], replace(WATCHED, max_tokens=24))[1]
     assert squeezed.stats.num_preempted

@@ -155,9 +155,9 @@ def summary(answer: Completion, llm: LLM) -> str:
     if stats.blocks_visible:
         share = stats.blocks_read / stats.blocks_visible
         runner = llm.engine.runner
-        parts.append(
-            f"{share:.0%} of blocks read ({llm.config.attention}, {runner.backend} kernels, {runner.weights} weights)"
-        )
+        own = "" if stats.topk is None else f", {stats.topk} by each token of the answer"
+        how = f"{llm.config.attention}, {runner.backend} kernels, {runner.weights} weights"
+        parts.append(f"{share:.0%} of blocks read{own} ({how})")
     if stats.num_drafted:
         parts.append(f"{stats.num_accepted} of {stats.num_drafted} drafted tokens were right")
     if answer.finish_reason != "stop":

@@ -33,6 +33,7 @@ class ModelOptions:
     model: str
     attention: Literal["auto", "dense", "sparse"]
     blocks: int
+    attention_mass: float | None
     block_size: int
     window: int | None
     cache_gb: float | None
@@ -60,6 +61,7 @@ class ModelOptions:
         return EngineConfig(
             attention=self.attention,
             sparse=SparseConfig(index_block_size=self.block_size, index_topk_blocks=self.blocks),
+            attention_mass=self.attention_mass,
             max_context=self.window,
             cache_bytes=_gib(self.cache_gb),
             spill=self.spill,
@@ -168,6 +170,9 @@ _MODEL_OPTIONS = (
                       "auto: as the model was trained."),
     click.option("--blocks", type=int, default=16, show_default=True, metavar="N",
                  help="Blocks that a query reads with --attention sparse."),
+    click.option("--attention-mass", type=float, metavar="SHARE",
+                 help="With --attention sparse: answers read as few blocks, at most --blocks, as hold this share of "
+                      "the attention of the prompt's last token; try 0.95."),
     click.option("--block-size", type=int, default=128, show_default=True, metavar="TOKENS",
                  help="Tokens in a block, which is also a page of the cache."),
     click.option("--index", type=click.Choice(["auto", "int8", "exact"]), default="auto", show_default=True,

@@ -21,6 +21,10 @@ class EngineConfig:
             layers with an index branch read chosen blocks, all others every block.
         sparse: the geometry of blocks; its block size is the page size of a dense engine too. A model with an index
             branch brings its own (see `for_model`).
+        attention_mass: each answer reads its own number of blocks, the smallest whose best blocks hold this share of
+            the softmax mass of the prompt's last token, on the mean over layers and groups; prompts are read with
+            `sparse.index_topk_blocks`, which is also the most. None: answers read that many. For sparse attention; not
+            on Triton, in several processes, or with `spill`.
         index: how the keys that blocks are chosen by are scanned: "exact" in the cache's dtype, "int8" in 8 bits with
             bounds, which chooses the same blocks and reads half as much; "auto" is "int8" where it pays.
         dtype: of weights and cache.
@@ -60,6 +64,7 @@ class EngineConfig:
 
     attention: Literal["auto", "dense", "sparse"] = "auto"
     sparse: SparseConfig = field(default_factory=SparseConfig)
+    attention_mass: float | None = None
     index: Literal["auto", "int8", "exact"] = "auto"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     device: Literal["cpu", "cuda"] | None = None
@@ -108,6 +113,13 @@ class EngineConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(name, f"must be at least 1, got {value}")
+        if self.attention_mass is not None:
+            if not 0 < self.attention_mass <= 1:
+                raise InputError("attention_mass", f"must be more than 0 and at most 1, got {self.attention_mass}")
+            if self.attention == "dense":
+                raise InputError("attention_mass", "is for sparse attention; set attention to 'sparse'")
+            if self.tensor_parallel > 1 or self.spill:
+                raise InputError("attention_mass", "is for one process with all keys in memory; leave it out")
         if self.spill and self.cache_bytes is None:
             raise InputError("spill", "needs cache_bytes, the memory that keys and values may take")
         for name in ("spill_dir", "spill_bytes"):

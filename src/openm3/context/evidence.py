@@ -19,11 +19,9 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 
 import numpy as np
-from numpy.typing import NDArray
 
+from openm3.context.importance import Masses
 from openm3.context.sources import SourceMap, SourceSpan
-
-Masses = NDArray[np.float32]
 
 _SMALLEST = 1e-3  # mass below it is noise
 _FEW_TOKENS = 4  # of an answer with less than these nothing is usual

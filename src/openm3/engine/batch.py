@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,9 +15,12 @@ from openm3.model.batch import Batch
 from openm3.model.watch import Watch
 
 
-def build_batch(chunks: Sequence[Chunk], page_size: int) -> Batch:
+def build_batch(chunks: Sequence[Chunk], page_size: int, topk: int | None = None) -> Batch:
     """Packs the chunks' tokens and drafts; logits are wanted of the last known token of every chunk that completes its
-    request, and of its draft. Where a request is observed, these rows are watched too."""
+    request, and of its draft. Where a request is observed, these rows are watched too.
+
+    `topk`, where answers read a number of blocks of their own, is what prompts read.
+    """
     token_ids = [token for chunk in chunks for token in (*chunk.request.tokens(chunk.start, chunk.stop), *chunk.draft)]
     paged = PagedBatch.build(
         [chunk.end - chunk.start for chunk in chunks],
@@ -27,9 +31,16 @@ def build_batch(chunks: Sequence[Chunk], page_size: int) -> Batch:
     ends: list[int] = paged.query_start_B1[1:].tolist()
     rows = [row for chunk, end in zip(chunks, ends, strict=True) for row in range(end - chunk.num_logits, end)]
     watched = [row for chunk, end in zip(chunks, ends, strict=True) for row in range(end - chunk.num_watched, end)]
-    watch = Watch(torch.tensor(watched), paged) if watched else None
     seen_rows_M, seen_MC = _seen(chunks)
-    return Batch(torch.tensor(token_ids), paged, torch.tensor(rows, dtype=torch.long), seen_rows_M, seen_MC, watch)
+    batch = Batch(torch.tensor(token_ids), paged, torch.tensor(rows, dtype=torch.long), seen_rows_M, seen_MC)
+    if watched:
+        batch = replace(batch, watch=Watch(torch.tensor(watched), paged))
+    if topk is not None:
+        topk_B = [chunk.request.topk_at(chunk.start) or topk for chunk in chunks]
+        probed = [end - 1 for chunk, end in zip(chunks, ends, strict=True) if chunk.ends_prompt]
+        probe = Watch(torch.tensor(probed), paged, probes=True) if probed else None
+        batch = replace(batch, topk_B=torch.tensor(topk_B, dtype=torch.int32), probe=probe)
+    return batch
 
 
 def _seen(chunks: Sequence[Chunk]) -> tuple[Tensor, Tensor] | tuple[None, None]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from openm3.config import EngineConfig
-from openm3.context.evidence import Evidence, Masses, Observed
+from openm3.context.evidence import Evidence, Observed
+from openm3.context.importance import Importance, Masses, smallest_k
 from openm3.context.sources import SourceMap
 from openm3.engine.batch import build_batch
 from openm3.engine.compaction import Compaction
@@ -25,10 +26,13 @@ from openm3.engine.runner import Runner
 from openm3.engine.sampler import Sampled, sample
 from openm3.engine.scheduler import Chunk, Scheduler
 from openm3.errors import InputError
+from openm3.model.watch import Watch
 from openm3.text.detokenize import Detokenizer, StopStrings
 from openm3.text.dialect import marker_ids, may_begin_to_think
 from openm3.text.grammar import Grammars, Matcher
 from openm3.text.tokenizer import Tokenizer
+
+_NOTICED = 1e-3  # mass below it makes no page important
 
 
 @dataclass(eq=False)
@@ -86,6 +90,8 @@ class Engine:
         request = Request(f"request-{next(self._names)}", prompt_ids, params, max_tokens, prompt.media, prompt.places)
         request.sources, request.head, request.tail = prompt.sources, prompt.head, prompt.tail
         request.compaction = compaction
+        if compaction is not None and self.config.tensor_parallel == 1:
+            request.importance = Importance()
         request.holes.cut(prompt.dropped)
         request.salt = b"".join(patches.digest for patches in prompt.media)
         request.matcher = self._matcher(prompt, params)
@@ -152,9 +158,12 @@ class Engine:
             return compacted
         self._see([chunk.request for chunk in chunks])
         started = self._clock()
-        batch = build_batch(chunks, self.scheduler.pool.page_size)
+        own_topk = self.config.topk if self.config.attention_mass is not None else None
+        batch = build_batch(chunks, self.scheduler.pool.page_size, own_topk)
         logits_LV = self.runner.run(batch)
         self.scheduler.cost.learn(sum((chunk.work for chunk in chunks), Work()), self._clock() - started)
+        if batch.probe is not None:
+            self._choose_topk(chunks, batch.probe)
         readings = () if batch.watch is None else batch.watch.mass_WB().numpy()
         return compacted + self._commit(chunks, logits_LV, readings)
 
@@ -174,6 +183,15 @@ class Engine:
             if request.media and request.places[-1] >= request.num_computed:  # else a known prefix holds them
                 request.seen_NC, request.media = self.runner.see(request.media), ()
 
+    def _choose_topk(self, chunks: Sequence[Chunk], probe: Watch) -> None:
+        """Decides how many blocks the tokens of answers read whose prompts end in this step."""
+        assert self.config.attention_mass is not None and self.config.topk is not None
+        sparse = self.config.sparse
+        least = sparse.index_init_blocks + sparse.index_local_blocks
+        ending = [chunk.request for chunk in chunks if chunk.ends_prompt]
+        for request, held_B in zip(ending, probe.mass_WB().numpy(), strict=True):
+            request.topk = min(max(smallest_k(held_B, self.config.attention_mass), least), self.config.topk)
+
     def _commit(self, chunks: list[Chunk], logits_LV: Tensor, readings: Iterable[Masses]) -> list[Event]:
         """Takes over what the step computed: the logits and readings of the chunks' last rows, as far as wanted."""
         events: list[Event] = []
@@ -184,16 +202,26 @@ class Engine:
             if not request.output_ids:
                 num_read = request.holes.place(chunk.stop - 1) + 1
                 events.append(Progress(request.request_id, num_read, len(request.prompt_ids)))
-            events += self._answer(
-                chunk,
-                list(itertools.islice(rows, chunk.num_logits)),
-                list(itertools.islice(masses, chunk.num_watched)),
-            )
+            own_rows = list(itertools.islice(rows, chunk.num_logits))
+            own_masses = list(itertools.islice(masses, chunk.num_watched))
+            fills_window = chunk.fills_window
+            events += self._answer(chunk, own_rows, own_masses)
+            if own_masses:
+                self._weigh(request, own_masses[-1], fills_window and request.num_computed == request.max_total)
         return events
+
+    def _weigh(self, request: Request, mass_B: Masses, fills_window: bool) -> None:
+        """Adds what a token has read to the importance of pages, and before a compaction of the request's blocks."""
+        for page, mass in zip(request.pages, mass_B.tolist(), strict=False):
+            if mass >= _NOTICED:
+                self.scheduler.pool.weigh(page, mass)
+        if fills_window and request.importance is not None:
+            request.importance.update(request.at_places(mass_B, self.scheduler.pool.page_size))
 
     def _advance(self, request: Request, num_computed: int) -> None:
         """The request's tokens are computed so far."""
-        _count_blocks(request, request.num_computed, num_computed, self.scheduler.pool.page_size, self.config.topk)
+        topk = request.topk_at(request.num_computed) or self.config.topk
+        _count_blocks(request, request.num_computed, num_computed, self.scheduler.pool.page_size, topk)
         self.scheduler.commit(request, num_computed)
 
     def _answer(self, chunk: Chunk, logits_LV: Sequence[Tensor], readings: Sequence[Masses]) -> list[Delta]:

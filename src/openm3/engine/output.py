@@ -95,6 +95,7 @@ class Stats:
         blocks_read, blocks_visible: blocks of the context that its queries attended to, of those that
             causality let them see, summed over query tokens (per group and layer the same).
         num_preempted: how often its pages were taken and computed again.
+        topk: blocks that the tokens of its answer read, where answers have a number of their own.
         num_dropped: tokens that compactions have dropped of prompt and answer.
         num_drafted, num_accepted: tokens that were guessed ahead, and those of them that were right.
     """
@@ -108,6 +109,7 @@ class Stats:
     blocks_visible: int
     num_preempted: int = 0
     num_cached: int = 0
+    topk: int | None = None
     num_dropped: int = 0
     num_drafted: int = 0
     num_accepted: int = 0

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from openm3.context.evidence import Masses, Observed
+from openm3.context.evidence import Observed
+from openm3.context.importance import Importance, Masses
 from openm3.engine.holes import Holes
 from openm3.engine.output import Dropped, FinishReason, Stats
 from openm3.engine.params import SamplingParams
@@ -61,7 +62,9 @@ class Request:
         num_drafted, num_accepted: draft tokens that were computed, and those that were right.
         salt: what the tokens don't say, see `PrefixIndex.match`.
         blocks_read, blocks_visible: see `Stats`.
+        topk: blocks that the tokens of its answer read, where it has a number of its own.
         observed: what the tokens of the answer read, where evidence is asked for.
+        importance: of its blocks, as given, where compactions ask for it.
     """
 
     request_id: str
@@ -91,7 +94,9 @@ class Request:
     num_preempted: int = 0
     blocks_read: int = 0
     blocks_visible: int = 0
+    topk: int | None = None
     observed: Observed | None = None
+    importance: Importance | None = None
     finish_reason: FinishReason | None = None
     arrived_s: float = field(default_factory=time.perf_counter)
     started_s: float = 0.0
@@ -132,11 +137,18 @@ class Request:
 
     def score(self, page: int) -> float:
         """How important what one of its pages holds is: how much of it was read lately."""
-        return 0.0
+        if self.importance is None or self.compaction is None:
+            return 0.0
+        size = self.compaction.page_size
+        return self.importance.score(self.holes.place(page * size) // size)
+
+    def topk_at(self, start: int) -> int | None:
+        """How many blocks tokens from this position on read, where the answer has a number of its own."""
+        return self.topk if start >= self.num_prompt_left else None
 
     def at_places(self, mass_B: Masses, page_size: int) -> Masses:
         """What was read of the blocks that are left, as of all blocks of prompt and answer; none of those that went."""
-        num_blocks = -(-self.num_tokens // page_size)
+        num_blocks = min(-(-self.num_tokens // page_size), len(mass_B))
         if not self.holes:
             return mass_B[:num_blocks].copy()
         blocks = [self.holes.place(block * page_size) // page_size for block in range(num_blocks)]
@@ -179,6 +191,7 @@ class Request:
             blocks_read=self.blocks_read,
             blocks_visible=self.blocks_visible,
             num_preempted=self.num_preempted,
+            topk=self.topk,
             num_dropped=self.holes.num_lost,
             num_drafted=self.num_drafted,
             num_accepted=self.num_accepted,

@@ -60,6 +60,10 @@ class Runner:
         )
         self.device = choose_device(config.device, config.backend)
         self.backend = choose(config.backend, like=torch.empty(0, model.head_dim, dtype=dtype, device=self.device))
+        if config.attention_mass is not None and self.backend == "triton":
+            raise InputError(
+                "attention_mass", "'triton' reads as many blocks for one answer as for another; leave it out"
+            )
         self.invariant = self.backend == "native" and dtype == torch.bfloat16 and parallel is None
         self.max_context = config.max_context or model.max_position_embeddings
         self.weights = choose_weights(checkpoint, config.weights, dtype, self.backend)

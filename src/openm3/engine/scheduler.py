@@ -60,8 +60,24 @@ class Chunk:
 
     @property
     def num_watched(self) -> int:
-        """Of these rows, how many are observed: what they read is what the next tokens come of."""
-        return self.num_logits if self.request.observed is not None else 0
+        """The last rows that are observed: for evidence those whose logits are wanted, of which the next tokens come.
+
+        For importance it is the row that fills the window, which is computed whatever was known of the sequence; so a
+        known prefix changes nothing of what a compaction drops.
+        """
+        num_rows = self.num_logits if self.request.observed is not None else 0
+        return max(num_rows, 1) if self.fills_window else num_rows
+
+    @property
+    def fills_window(self) -> bool:
+        """Whether a compaction may come next, which asks what is important: a draft may turn out to be wrong."""
+        request = self.request
+        return request.importance is not None and self.end == request.max_total
+
+    @property
+    def ends_prompt(self) -> bool:
+        """Whether its last token is the prompt's, computed for the first token of the answer."""
+        return self.completes and not self.request.output_ids
 
     @property
     def work(self) -> Work:
@@ -163,6 +179,8 @@ class Scheduler:
             return
         chunk = self.config.prefill_chunk
         known = num_computed if self.invariant else min(num_computed, request.num_prompt_left) // chunk * chunk
+        if self.config.attention_mass is not None:  # an answer reads fewer blocks than a prompt that would find it
+            known = min(known, request.num_prompt_left)
         for page in range(len(request.chain), known // size):
             tokens = request.tokens(page * size, (page + 1) * size)
             digest = self.pool.remember(request.pages[page], self._parent(request), tokens)
@@ -224,6 +242,7 @@ class Scheduler:
         is_there = len(copies) == len(self.copies)  # else the request gives way before its first tokens were copied
         self.copies = copies
         remembers = self.config.prefix_cache and self.invariant and not request.altered
+        remembers = remembers and (self.config.attention_mass is None or not request.output_ids)
         if remembers and is_there and 0 < len(rest) < self.pool.page_size:
             self.pool.remember(request.pages[full], self._parent(request), rest)
         self.pool.free(request.pages)
@@ -277,6 +296,8 @@ class Scheduler:
         """
         start, chunk = request.num_computed, self.config.prefill_chunk
         longest = min(chunk - start % chunk, request.num_tokens - start, request.max_total - start)
+        if self.config.attention_mass is not None and start < request.num_prompt_left:
+            longest = min(longest, request.num_prompt_left - start)  # the answer reads another number of blocks
         if self.step_s is None or not before or not before[0].request.is_decoding:
             return longest
         page = self.pool.page_size

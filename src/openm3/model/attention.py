@@ -17,11 +17,11 @@ from openm3.kernels.rotate import rotate_and_write
 from openm3.kernels.select_blocks import select_blocks
 from openm3.kernels.sparse_attention import sparse_attention
 from openm3.kernels.write_cache import write_cache
+from openm3.model.batch import Batch
 from openm3.model.cache import LayerCache
 from openm3.model.linear import FusedLinear, Linear
 from openm3.model.norm import RMSNorm
 from openm3.model.rope import Rotation, rotate_
-from openm3.model.watch import Watch
 
 
 class Attention(nn.Module):
@@ -59,16 +59,9 @@ class Attention(nn.Module):
             parts += [self.index_q_proj, self.index_k_proj]
         self.fused = (FusedLinear(*parts), FusedLinear(self.o_proj))
 
-    def forward(
-        self,
-        x_TC: Tensor,
-        stream_TC: Tensor,
-        paged: PagedBatch,
-        cache: LayerCache,
-        rotation: Rotation,
-        watch: Watch | None = None,
-    ) -> Tensor:
+    def forward(self, x_TC: Tensor, stream_TC: Tensor, batch: Batch, cache: LayerCache, rotation: Rotation) -> Tensor:
         """The stream with the result added to it."""
+        paged = batch.paged
         project, out = self.fused
         projected = project(x_TC)
         k, v, backend = cache.k_PRSD, cache.v_PRSD, self.backend
@@ -86,12 +79,14 @@ class Attention(nn.Module):
                 paged,
                 self.sparse,
                 num_groups=self.num_kv_heads,
+                topk_B=batch.topk_B,
                 quantised=cache.quantised,
                 backend=backend,
             )
             mixed_THD = sparse_attention(q_THD, k, v, block_ids_TRN, paged, backend=backend)
-        if watch is not None:
-            watch.add(block_mass(q_THD, k, watch.rows, paged, block_ids_TRN=block_ids_TRN, backend=backend))
+        for watch in batch.watches:
+            ids = None if watch.probes else block_ids_TRN
+            watch.add(block_mass(q_THD, k, watch.rows, paged, block_ids_TRN=ids, backend=backend))
         if cache.residency is not None:
             cache.residency.settle(block_ids_TRN, paged)
         return out(mixed_THD.flatten(1), add_to=stream_TC)

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 
 from openm3.config import ModelConfig, SparseConfig
-from openm3.kernels.paged import PagedBatch
 from openm3.model.attention import Attention
 from openm3.model.batch import Batch
 from openm3.model.cache import KVCache, LayerCache
@@ -24,7 +23,6 @@ from openm3.model.moe import Expert, SparseMoE
 from openm3.model.norm import RMSNorm
 from openm3.model.parallel import Parallel
 from openm3.model.rope import Rotation, inverse_frequencies, rotation
-from openm3.model.watch import Watch
 
 
 class DecoderLayer(nn.Module):
@@ -43,12 +41,10 @@ class DecoderLayer(nn.Module):
         else:
             self.mlp = MLP(config.hidden_size, config.intermediate_size, config.swiglu)
 
-    def forward(
-        self, x_TC: Tensor, paged: PagedBatch, cache: LayerCache, rotation: Rotation, watch: Watch | None = None
-    ) -> Tensor:
+    def forward(self, x_TC: Tensor, batch: Batch, cache: LayerCache, rotation: Rotation) -> Tensor:
         dtype = cache.k_PRSD.dtype
         normed_TC = self.input_layernorm(x_TC, dtype, self.backend)
-        x_TC = self._added(x_TC, lambda stream_TC: self.self_attn(normed_TC, stream_TC, paged, cache, rotation, watch))
+        x_TC = self._added(x_TC, lambda stream_TC: self.self_attn(normed_TC, stream_TC, batch, cache, rotation))
         normed_TC = self.post_attention_layernorm(x_TC, dtype, self.backend)
         feed_forward = self.block_sparse_moe if self.has_experts else self.mlp
         return self._added(x_TC, lambda stream_TC: feed_forward(normed_TC, stream_TC))
@@ -139,7 +135,7 @@ class Decoder(nn.Module):
             x_TC = x_TC.index_copy(0, batch.seen_rows_M, batch.seen_MC)
         rotated = rotation(self.inv_freq_E, batch.paged.positions_on(self.inv_freq_E.device))
         for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
-            x_TC = layer(x_TC, batch.paged, layer_cache, rotated, batch.watch)
+            x_TC = layer(x_TC, batch, layer_cache, rotated)
         return x_TC
 
 
