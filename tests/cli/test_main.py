@@ -215,7 +215,7 @@ def test_a_closed_pipe_ends_it_without_a_traceback(default_model_path: Path) -> 
     assert process.returncode == 1
 
 
-@pytest.mark.parametrize("command", ["ask", "chat", "generate", "serve", "pull", "models", "doctor", "tune"])
+@pytest.mark.parametrize("command", ["ask", "chat", "generate", "batch", "serve", "pull", "models", "doctor", "tune"])
 def test_help_teaches_by_example(command: str) -> None:
     done = openm3(command, "--help")
     assert done.returncode == 0

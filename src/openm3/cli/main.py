@@ -9,6 +9,7 @@ import click
 from openm3 import __version__
 from openm3.cli.answer import INTERRUPTED
 from openm3.cli.ask import ask
+from openm3.cli.batch import batch
 from openm3.cli.chat import chat
 from openm3.cli.context import context
 from openm3.cli.doctor import doctor
@@ -32,7 +33,7 @@ def openm3() -> None:
     """
 
 
-for command in (ask, find, context, chat, generate, serve, pull, models, inspect, new, doctor, tune):
+for command in (ask, find, context, chat, generate, batch, serve, pull, models, inspect, new, doctor, tune):
     openm3.add_command(command)
 
 

@@ -1,4 +1,4 @@
-"""A progress bar that is also readable in a pipe: bytes or tokens, with their rate and the time left."""
+"""A progress bar that is also readable in a pipe: bytes, tokens or requests, with their rate and the time left."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Self, TextIO
 if TYPE_CHECKING:
     import rich.progress
 
-Unit = Literal["bytes", "tokens"]
+Unit = Literal["bytes", "tokens", "requests"]
 
 _SECONDS_BETWEEN_LINES = 5.0
 _SECONDS_WORTH_A_LINE = 2.0
@@ -116,7 +116,8 @@ class Progress:
         # What an earlier run had done says nothing about the speed of this one.
         if elapsed_s > 0 and self._done > first_done:
             rate = (self._done - first_done) / elapsed_s
-            parts.append(f"{format_amount(round(rate), self._unit)}/s")
+            is_slow = self._unit == "requests" and rate < 10
+            parts.append(f"{rate:.1f} requests/s" if is_slow else f"{format_amount(round(rate), self._unit)}/s")
             if self._total is not None and self._done < self._total:
                 parts.append(f"{_format_duration((self._total - self._done) / rate)} left")
         return ", ".join(parts)
@@ -124,8 +125,8 @@ class Progress:
 
 def format_amount(count: int, unit: Unit) -> str:
     """`92.9 MB`, `8,192 tokens`."""
-    if unit == "tokens":
-        return f"{count:,} tokens"
+    if unit != "bytes":
+        return f"{count:,} {unit}"
     if count < 1000:
         return f"{count} B"
     value = float(count)
