@@ -95,7 +95,7 @@ def test_products_have_the_bits_of_bfloat16_weights(outputs: int, inputs: int, b
 @needs_native
 def test_a_layout_takes_no_more_than_codes_and_numbers() -> None:
     for bits, per_value in ((8, 8.5), (4, 5.0)):
-        assert PackedLinear(draw(bits, 64, 96))._weight.nbytes == 64 * 96 * per_value / 8
+        assert PackedLinear(draw(bits, 64, 96)).packed.nbytes == 64 * 96 * per_value / 8
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -89,7 +89,7 @@ def test_the_memory_plan_is_what_is_held(default_model_path: Path, weights: str)
         open_checkpoint(default_model_path), torch.bfloat16, backend="native", weights=report["weights"], pack=True
     )
     packed = [linear.packed for linear in decoder.fused_linears()]
-    held = sum(p.nbytes for p in decoder.parameters()) + sum(p._weight.nbytes for p in packed if p is not None)
+    held = sum(p.nbytes for p in decoder.parameters()) + sum(p.packed.nbytes for p in packed if p is not None)
     assert report["memory"]["weights"] == held
     assert report["weights"] == ("packed" if weights == "auto" else weights)
 

@@ -14,11 +14,14 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 def check_shape(name: str, tensor: Tensor, expected: tuple[int | None, ...], letters: str) -> None:
     """Checks the shape; None stands for any size. `letters` is the shape in the words of the docstring."""
     shape = tensor.shape
-    if shape == expected:
-        return
-    if len(shape) != len(expected) or any(e is not None and e != s for e, s in zip(expected, shape, strict=True)):
-        wanted = ", ".join("any" if size is None else str(size) for size in expected)
-        raise ValueError(f"{name}: expected [{letters}] = [{wanted}], got {list(shape)}")
+    if len(shape) == len(expected):  # a plain loop: this runs many times a layer
+        for size, given in zip(expected, shape, strict=True):
+            if size is not None and size != given:
+                break
+        else:
+            return
+    wanted = ", ".join("any" if size is None else str(size) for size in expected)
+    raise ValueError(f"{name}: expected [{letters}] = [{wanted}], got {list(shape)}")
 
 
 def check_alike(name: str, tensor: Tensor, other_name: str, other: Tensor) -> None:
@@ -38,11 +41,14 @@ def check_queries(name: str, tensor: Tensor, batch: PagedBatch) -> None:
 
 def check_cache(name: str, cache: Tensor, batch: PagedBatch) -> None:
     """Checks that a cache `[P, R, S, D]` has the batch's page size and holds every page of its table."""
+    if cache.shape in batch.fitting:  # those of all layers are alike
+        return
     check_shape(name, cache, (None, None, batch.page_size, None), "P, R, S, D")
     if batch.highest_page >= cache.shape[0]:
         raise ValueError(f"page_table: page {batch.highest_page} lies outside {name}, which has {cache.shape[0]} pages")
     if batch.lowest_page < 0:
         raise ValueError("page_table: no page -1; a row has fewer pages than its context needs")
+    batch.fitting.add(cache.shape)
 
 
 def check_heads(name: str, num_heads: int, kv_name: str, num_kv_heads: int) -> None:

@@ -110,7 +110,7 @@ class PagedBatch:
         contexts = [width * page_size] * num_sequences
         return cls.build([1] * num_sequences, contexts, [[0] * width] * num_sequences, page_size)
 
-    @property
+    @cached_property
     def num_tokens(self) -> int:
         """T: packed query tokens."""
         return int(self.query_start_B1[-1])
@@ -128,6 +128,11 @@ class PagedBatch:
         if int(needed_B1.max()) > width:
             return -1
         return int(self.page_table_BP.masked_fill(torch.arange(width) >= needed_B1, self.highest_page).min())
+
+    @cached_property
+    def fitting(self) -> set[torch.Size]:
+        """Shapes of caches that were found to hold every page, see `kernels/checks.py`."""
+        return set()
 
     @cached_property
     def spans(self) -> tuple[Span, ...]:

@@ -61,9 +61,12 @@ class Attention(nn.Module):
 
     def forward(self, x_TC: Tensor, stream_TC: Tensor, batch: Batch, cache: LayerCache, rotation: Rotation) -> Tensor:
         """The stream with the result added to it."""
-        paged = batch.paged
         project, out = self.fused
-        projected = project(x_TC)
+        return out(self.attend(project(x_TC), batch, cache, rotation), add_to=stream_TC)
+
+    def attend(self, projected: Tensor, batch: Batch, cache: LayerCache, rotation: Rotation) -> Tensor:
+        """`[T, H * D]`: what the heads have read, of all that is projected from the layer's input."""
+        paged = batch.paged
         k, v, backend = cache.k_PRSD, cache.v_PRSD, self.backend
         q_THD, index_q_TRC = self._write(projected, paged, cache, rotation)
         block_ids_TRN: Tensor | None = None
@@ -89,7 +92,7 @@ class Attention(nn.Module):
             watch.add(block_mass(q_THD, k, watch.rows, paged, block_ids_TRN=ids, backend=backend))
         if cache.residency is not None:
             cache.residency.settle(block_ids_TRN, paged)
-        return out(mixed_THD.flatten(1), add_to=stream_TC)
+        return mixed_THD.flatten(1)
 
     def _write(
         self, projected: Tensor, paged: PagedBatch, cache: LayerCache, rotation: Rotation

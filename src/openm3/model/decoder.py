@@ -9,11 +9,13 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from openm3.config import ModelConfig, SparseConfig
+from openm3.kernels.linear import Chain, Link
 from openm3.model.attention import Attention
 from openm3.model.batch import Batch
 from openm3.model.cache import KVCache, LayerCache
@@ -40,8 +42,26 @@ class DecoderLayer(nn.Module):
             self.block_sparse_moe = SparseMoE(config, backend, parallel)
         else:
             self.mlp = MLP(config.hidden_size, config.intermediate_size, config.swiglu)
+        self._chains: tuple[Chain, Chain] | None = None
+
+    def chain(self) -> None:
+        """Joins what is before attention, and what is behind it, where that is one call: when all is packed."""
+        if self.has_experts or self.mlp.swiglu is not None or self._parallel is not None:
+            return
+        packed = [linear.packed for linear in (*self.self_attn.fused, *self.mlp.fused) if linear.packed is not None]
+        if len(packed) < 4:
+            return
+        project, out, gate_up, down = packed
+        norms = [(norm.scale_C.detach(), norm.eps) for norm in (self.input_layernorm, self.post_attention_layernorm)]
+        before = Chain(Link(project, *norms[0]), backend=self.backend)
+        behind = Chain(Link(out, adds=True), Link(gate_up, *norms[1]), Link(down, adds=True), backend=self.backend)
+        if before.is_native and behind.is_native:
+            self._chains = before, behind
 
     def forward(self, x_TC: Tensor, batch: Batch, cache: LayerCache, rotation: Rotation) -> Tensor:
+        if self._chains is not None:
+            before, behind = self._chains
+            return behind(x_TC, self.self_attn.attend(before(x_TC), batch, cache, rotation))
         dtype = cache.k_PRSD.dtype
         normed_TC = self.input_layernorm(x_TC, dtype, self.backend)
         x_TC = self._added(x_TC, lambda stream_TC: self.self_attn(normed_TC, stream_TC, batch, cache, rotation))
@@ -116,6 +136,8 @@ class Decoder(nn.Module):
                 module.gather()
             elif isinstance(module, RMSNorm):
                 module.pack()
+        for layer in self.layers:
+            cast(DecoderLayer, layer).chain()
         self.inv_freq_E = self.inv_freq_E.to(self.embed_tokens.weight.device)
         return self.eval()
 

@@ -104,6 +104,11 @@ def _lay_out(weight: GroupedWeight, out_PGK: NDArray[np.uint8], panel: int) -> N
     halves[:, :, GROUP // 4 :] = first >> 4 & low | second & high
 
 
+def output_of(*, exact: bool, gated: bool, adds: bool) -> int:
+    """What becomes of a sum, as native code numbers it."""
+    return _ADDED if adds else _GATED if gated else _FLOAT32 if exact else _BFLOAT16
+
+
 def linear(
     x_TI: Tensor,
     packed: Tensor,
@@ -120,11 +125,9 @@ def linear(
     elif x_TI.stride(1) != 1:
         x_TI = x_TI.contiguous()
     num_rows, num_inputs = x_TI.shape
-    if add_to is None:
+    out_TO = add_to
+    if out_TO is None:
         out_TO = torch.empty((num_rows, num_outputs), dtype=torch.float32 if exact else torch.bfloat16)
-        output = _GATED if gated else _FLOAT32 if exact else _BFLOAT16
-    else:
-        out_TO, output = add_to, _ADDED
     native().linear(
         WEIGHTS[layout],
         packed.data_ptr(),
@@ -135,7 +138,7 @@ def linear(
         num_rows,
         num_inputs,
         num_outputs,
-        output,
+        output_of(exact=exact, gated=gated, adds=add_to is not None),
         torch.get_num_threads(),
     )
     return out_TO

@@ -37,6 +37,8 @@ class PackedLinear:
 
     Attributes:
         layout: "native", "native int8", "native int4", "onednn", "plain" or "mxfp8".
+        num_inputs, num_outputs: of a row.
+        dtype: of the inputs that it computes with.
     """
 
     def __init__(
@@ -51,49 +53,49 @@ class PackedLinear:
             raise ValueError(f"weights_OI: expected one input size, got {[list(w.shape) for w in weights_OI]}")
         if gated and (exact or len(weights_OI) != 2 or weights_OI[0].shape != weights_OI[1].shape):
             raise ValueError(f"gated: expected two weights of one shape, got {[list(w.shape) for w in weights_OI]}")
-        self.exact, self.gated = exact, gated
-        self._num_outputs = sum(len(w) for w in weights_OI) // (2 if gated else 1)
+        self.exact, self.gated, self.num_inputs = exact, gated, weights_OI[0].shape[1]
+        self.num_outputs = sum(len(w) for w in weights_OI) // (2 if gated else 1)
         self._quantised: tuple[Tensor | MXFP8Weight, ...] = ()
         grouped = [w for w in weights_OI if isinstance(w, GroupedWeight)]
         alike = len(grouped) == len(weights_OI) and len({w.bits for w in grouped}) == 1
         if alike and choose(backend) == "native":
-            self.layout, self._dtype = f"native int{grouped[0].bits}", torch.bfloat16
-            self._weight = cpu.pack_grouped(*grouped, gated=gated, take=take or allocate)
+            self.layout, self.dtype = f"native int{grouped[0].bits}", torch.bfloat16
+            self.packed = cpu.pack_grouped(*grouped, gated=gated, take=take or allocate)
             return
         wide = [w.dequantise() if isinstance(w, GroupedWeight) else w for w in weights_OI]
         dense = [w.detach() for w in wide if isinstance(w, Tensor)]
         if len(dense) < len(wide):
             self._quantised = tuple(wide if take is None else (_placed(w, take) for w in wide))
-            self.layout, self._dtype = "mxfp8", torch.bfloat16
+            self.layout, self.dtype = "mxfp8", torch.bfloat16
             return
-        self._dtype = dense[0].dtype
+        self.dtype = dense[0].dtype
         self.layout = _layout(dense[0], choose(backend))
         if self.layout == "native":
-            self._weight = cpu.pack(*dense, gated=gated, take=take or allocate)
+            self.packed = cpu.pack(*dense, gated=gated, take=take or allocate)
         elif self.layout == "onednn":
-            self._weight = torch.ops.mkldnn._reorder_linear_weight(torch.cat(dense) if len(dense) > 1 else dense[0])
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(torch.cat(dense) if len(dense) > 1 else dense[0])
         elif take is not None:
             rows = (sum(map(len, dense)), dense[0].shape[1])
-            self._weight = torch.cat(dense, out=empty(rows, self._dtype, take))
+            self.packed = torch.cat(dense, out=empty(rows, self.dtype, take))
         else:
-            self._weight = torch.cat(dense) if len(dense) > 1 else dense[0]
+            self.packed = torch.cat(dense) if len(dense) > 1 else dense[0]
 
     @property
     def plain(self) -> Tensor | None:
         """The stacked weights where they lie as they came, else None."""
-        return self._weight if self.layout == "plain" else None
+        return self.packed if self.layout == "plain" else None
 
     def __call__(self, x_TI: Tensor, *, add_to: Tensor | None = None) -> Tensor:
         """`[T, all outputs]` of `[T, I]`; x is rounded to the weights' dtype.
 
         `add_to`, fp32 and contiguous, takes the sum with the product in place and is what is returned.
         """
-        x_TI = x_TI.to(self._dtype)
+        x_TI = x_TI.to(self.dtype)
         if self.layout in cpu.WEIGHTS:
             return cpu.linear(
                 x_TI,
-                self._weight,
-                self._num_outputs,
+                self.packed,
+                self.num_outputs,
                 layout=self.layout,
                 exact=self.exact,
                 gated=self.gated,
@@ -107,17 +109,17 @@ class PackedLinear:
 
     def _product(self, x_TI: Tensor) -> Tensor:
         if self._quantised:
-            dense = [w.dequantise() if isinstance(w, MXFP8Weight) else w.to(self._dtype) for w in self._quantised]
+            dense = [w.dequantise() if isinstance(w, MXFP8Weight) else w.to(self.dtype) for w in self._quantised]
             out = [F.linear(x_TI.float(), w.float()) if self.exact else F.linear(x_TI, w) for w in dense]
             return torch.cat(out, dim=-1)
         if self.layout == "plain":
-            if self.exact and x_TI.is_cuda and self._dtype != torch.float32:
-                return torch.mm(x_TI, self._weight.T, out_dtype=torch.float32)  # the product before it is rounded
-            return F.linear(x_TI.float(), self._weight.float()) if self.exact else F.linear(x_TI, self._weight)
-        out_TO: Tensor = torch.ops.mkldnn._linear_pointwise(x_TI, self._weight, None, "none", [], "")
+            if self.exact and x_TI.is_cuda and self.dtype != torch.float32:
+                return torch.mm(x_TI, self.packed.T, out_dtype=torch.float32)  # the product before it is rounded
+            return F.linear(x_TI.float(), self.packed.float()) if self.exact else F.linear(x_TI, self.packed)
+        out_TO: Tensor = torch.ops.mkldnn._linear_pointwise(x_TI, self.packed, None, "none", [], "")
         if not self.exact:
             return out_TO
-        lost_TO: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x_TI, -out_TO, self._weight, None, "add")
+        lost_TO: Tensor = torch.ops.mkldnn._linear_pointwise.binary(x_TI, -out_TO, self.packed, None, "add")
         return out_TO.float() + lost_TO.float()
 
 

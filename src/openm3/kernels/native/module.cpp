@@ -7,6 +7,7 @@
 
 #include "attention.h"
 #include "block_mass.h"
+#include "chain.h"
 #include "isa.h"
 #include "linear.h"
 #include "rms_norm.h"
@@ -30,6 +31,18 @@ void linear(int weights, Address weight, Address x, Address out, int64_t x_strid
     OPENM3_KERNEL(linear)({static_cast<openm3::Weights>(weights), at<uint8_t>(weight), at<uint16_t>(x), at<void>(out),
                            x_stride, out_stride, rows, inputs, outputs, static_cast<openm3::Output>(output),
                            num_threads});
+}
+
+// norm is 0 where the link reads what the one before gave.
+void add_link(openm3::Chain& chain, Address norm, float eps, int weights, Address weight, int64_t inputs,
+              int64_t outputs, int output) {
+    chain.add({at<float>(norm), eps, static_cast<openm3::Weights>(weights), at<uint8_t>(weight), inputs, outputs,
+               static_cast<openm3::Output>(output)});
+}
+
+void run_chain(const openm3::Chain& chain, Address x, int64_t x_stride, Address stream, Address out, int64_t rows,
+               int num_threads) {
+    chain.run(at<uint16_t>(x), x_stride, at<float>(stream), at<void>(out), rows, num_threads);
 }
 
 // block_ids is 0 for dense attention, lse where nobody asks for it.
@@ -118,6 +131,7 @@ NB_MODULE(_native, m) {
     m.def("isa", [] { return openm3::isa_name(openm3::current_isa()); });
     m.def("use_isa", &openm3::use_isa, "name"_a);
     m.def("linear", &linear, no_gil);
+    nb::class_<openm3::Chain>(m, "Chain").def(nb::init<>()).def("add", &add_link).def("run", &run_chain, no_gil);
     m.def("attention", &attention, no_gil);
     m.def("block_mass", &block_mass, no_gil);
     m.def("rms_norm", &rms_norm, no_gil);

@@ -35,7 +35,7 @@ char* thread_scratch(Use use, size_t bytes) {
         std::unique_ptr<char, Free> start;
         size_t size = 0;
     };
-    static thread_local Memory memories[2];
+    static thread_local Memory memories[3];
     Memory& memory = memories[static_cast<int>(use)];
     if (memory.size < bytes) {
         memory.size = (bytes + 4095) / 4096 * 4096;

@@ -34,7 +34,7 @@ void parallel_for(int num_threads, int64_t count, const Task& task) {
 
 // `bytes` of this thread's own memory, aligned to a cache line, contents undefined. It is kept between calls, so that a
 // decode step allocates nothing; a later call for the same use may move it.
-enum class Use { call, task };  // what all tasks of a call share; what one task needs
+enum class Use { call, task, chain };  // what all tasks of a call share; what one task needs; what calls share
 char* thread_scratch(Use use, size_t bytes);
 
 }  // namespace openm3
