@@ -105,6 +105,22 @@ def test_what_was_compacted_is_no_longer_seen(llm: LLM, tiny_model: Path, tmp_pa
         context.compact(0.5)
 
 
+def test_compaction_keeps_what_answers_have_read(llm: LLM, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("".join(f"line {i}\n" for i in range(40)))
+    context = ContextManager(llm)
+    num_tokens = context.read([tmp_path])
+    assert context.importance.optimal_k() == 0
+    answer = context.ask("What?", SHORT, evidence=True)
+    assert answer.evidence is not None
+    num_blocks = -(-num_tokens // 16)
+    assert 0 < context.importance.optimal_k(0.95) <= num_blocks + 4
+    scores = {block: context.importance.score(block) for block in range(1, num_blocks - 1)}
+    lost = {span.start // 16 + i for span in context.compact(0.5) for i in range((span.stop - span.start) // 16)}
+    assert max(scores[block] for block in lost) <= min(scores[block] for block in scores if block not in lost)
+    context.read([tmp_path])
+    assert context.importance.optimal_k() == 0, "another context has its own"
+
+
 def test_reads_a_text_too(llm: LLM) -> None:
     context = ContextManager(llm)
     context.read("one\ntwo\nthree\n")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from openm3 import hub
 from openm3.context.files import QUESTION, Collection, collect
+from openm3.context.importance import Importance
 from openm3.context.retrieval import DEFAULT_TOKENS, Found, retrieve
 from openm3.context.sources import Passage, SourceMap
 from openm3.context.store import Store
@@ -46,6 +47,7 @@ class ContextManager:
 
     Attributes:
         prompt: the tokens of what was read, and its files and lines.
+        importance: of its blocks, by what answers with evidence have read of them; nothing is known before the first.
     """
 
     def __init__(self, llm: LLM, max_context: int | None = None) -> None:
@@ -53,6 +55,7 @@ class ContextManager:
             raise InputError("max_context", f"must be at least 1, got {max_context}")
         self.llm, self.max_context = llm, max_context
         self.prompt: Prompt | None = None
+        self.importance = Importance()
         self._what: str | Collection = ""
 
     def read(self, what: str | Sequence[str | Path] | Collection, on_read: OnRead | None = None) -> int:
@@ -77,16 +80,25 @@ class ContextManager:
         for event in events:
             if isinstance(event, Progress) and on_read is not None:
                 on_read(event.num_read, event.num_prompt)
-        self.prompt, self._what = prompt, files
+        self.prompt, self._what, self.importance = prompt, files, Importance()
         return num_tokens
 
-    def ask(self, question: str, params: SamplingParams | None = None) -> Completion:
+    def ask(self, question: str, params: SamplingParams | None = None, *, evidence: bool = False) -> Completion:
         """The answer to a question about what was read.
+
+        Args:
+            question: what to ask.
+            params: how to sample.
+            evidence: observe what is read: the answer then has `evidence`, and `importance` learns of it.
 
         Raises:
             InputError: nothing was read, an empty question, or no room for it in the window.
         """
-        return self.llm.generate([self.question(question)], params)[0]
+        params = params or SamplingParams()
+        answer = self.llm.generate([self.question(question)], replace(params, evidence=evidence or params.evidence))[0]
+        for mass_B in answer.evidence.observed.readings if answer.evidence else ():
+            self.importance.update(mass_B)
+        return answer
 
     def question(self, question: str) -> Prompt:
         """The prompt of a question, for `LLM.stream` or a service. What was read is known, so only its end is read."""
@@ -102,7 +114,7 @@ class ContextManager:
         return retrieve(self.llm, self._read(), query, k, metric=metric)
 
     def compact(self, keep: float = 0.75) -> tuple[Dropped, ...]:
-        """Drops the least important blocks of what was read, and says which.
+        """Drops the least important blocks of what was read, of equally important ones the oldest, and says which.
 
         Questions and searches no longer see them. What lies behind the first of them is read again with the next
         question, as if they had never been there; questions after that read only themselves.
@@ -120,7 +132,8 @@ class ContextManager:
         request.holes.cut(context.dropped)
         num_held, size = request.num_prompt_left, self.llm.config.sparse.index_block_size
         compaction = Compaction(size, num_held, kept=int(num_held * keep) // size, newest=1)
-        pages = compaction.choose(num_held, context.head, (0, 0), lambda page: 0.0)
+        scores = [self.importance.score(request.holes.place(start) // size) for start in range(0, num_held, size)]
+        pages = compaction.choose(num_held, context.head, (0, 0), scores.__getitem__)
         if not pages:
             raise InputError("keep", f"nothing can be dropped: {num_held} tokens are too few, or {keep} is too much")
         spans = request.holes.cut((page * size, (page + 1) * size) for page in pages)
