@@ -138,16 +138,29 @@ def test_beside_an_answer_a_step_reads_the_pages_that_fit_into_its_time() -> Non
     ]
 
 
-def test_at_least_a_page_is_read_and_other_prompts_wait() -> None:
-    under_test, _ = paced(page_s=0.500)
-    under_test.add(request("first", 40, 1))
+def test_where_a_page_takes_too_long_quarters_are_read_and_other_prompts_wait() -> None:
+    under_test, _ = paced(page_s=0.150)
+    under_test.add(request("first", 20, 1))
     under_test.add(request("second", 40, 1))
     assert [read(under_test) for _ in range(4)] == [
-        [("first", 0, 16)],
-        [("first", 16, 32)],
-        [("first", 32, 40)],
-        [("second", 0, 16)],
+        [("first", 0, 8)],  # 75 ms, and 9 for the answer's token
+        [("first", 8, 16)],
+        [("first", 16, 20)],
+        [("second", 0, 8)],
     ]
+
+
+def test_at_least_a_quarter_is_read() -> None:
+    under_test, _ = paced(page_s=0.700)
+    under_test.add(request("first", 20, 1))
+    assert [read(under_test) for _ in range(2)] == [[("first", 0, 4)], [("first", 4, 8)]]
+
+
+def test_where_answers_alone_take_long_reading_may_take_as_long() -> None:
+    under_test, _ = paced(page_s=0.030)
+    under_test.cost.seconds = lambda work: 1.0 + 0.030 * work.rows / PAGE  # type: ignore[method-assign]
+    under_test.add(request("reading", 150, 1))
+    assert read(under_test) == [("reading", 0, 64)]
 
 
 def test_what_is_left_of_a_steps_time_goes_to_the_next_prompt() -> None:

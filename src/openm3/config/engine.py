@@ -54,9 +54,10 @@ class EngineConfig:
         prefill_chunk: the most tokens of a prompt read in one step. Chunks end at multiples of it, so that where the
             kernels are not invariant load never changes how a prompt is computed.
         max_batch_tokens: tokens computed in one step, all requests together.
-        step_ms: how long a step may take while somebody is answering; what is read beside is cut to whole pages that
-            fit into it, one at least. None: 100 where the kernels compute a token alike in any chunk (native, bfloat16,
-            one process); elsewhere prompts are always cut at multiples of `prefill_chunk`, and a time is an error.
+        step_ms: how long a step may take while somebody is answering, or twice as long as the answers alone where that
+            is more; what is read beside is cut to whole pages that fit, or to quarters of one, one at least. None: 100
+            where the kernels compute a token alike in any chunk (native, bfloat16, one process); elsewhere prompts are
+            always cut at multiples of `prefill_chunk`, and a time is an error.
         speculation: "lookup" drafts the next tokens of an answer from what followed the same tokens before, in prompt
             and answer, and computes them in one step. The answer is the same: a draft counts as far as it is what is
             sampled, and is as long as pays. "off" drafts nothing; "auto" is "lookup" with kernels as for `step_ms`.

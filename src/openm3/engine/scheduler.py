@@ -4,8 +4,9 @@ Requests run in the order in which they came. A step computes the next token of 
 chunks of the prompts that are still being read. A request is admitted when the pages for all that is known of it are
 free; when an answer needs a page and none is free, the newest request gives its pages up and is computed again later.
 
-While somebody is answering, a step should not take longer than `step_s`: what is read beside is cut to whole pages that
-fit into it, by what steps have cost so far. That needs kernels for which it makes no difference how a prompt is cut.
+While somebody is answering, a step should not take longer than `step_s`, or twice what the answers alone take where
+that is more: what is read beside is cut to whole pages that fit, by what steps have cost so far, or to quarters of one.
+That needs kernels for which it makes no difference how a prompt is cut.
 A request that has filled its window drops its least important blocks, where it may; what is left goes on.
 """
 
@@ -28,6 +29,7 @@ from openm3.errors import InputError
 
 _STEP_MS = 100  # ten tokens a second are still read with ease
 _LONGEST_DRAFT = 32
+_PIECES = 4  # of a page, which is read in parts where a whole one takes too long
 
 
 @dataclass(frozen=True)
@@ -300,12 +302,15 @@ class Scheduler:
             longest = min(longest, request.num_prompt_left - start)  # the answer reads another number of blocks
         if self.step_s is None or not before or not before[0].request.is_decoding:
             return longest
-        page = self.pool.page_size
-        stops = [*range(start + page - start % page, start + longest, page), start + longest]
-        fitting = bisect_right(stops, self.step_s, key=lambda stop: self.cost.seconds(work + Work.of(start, stop)))
-        if not fitting and before[-1].request.is_decoding:
-            fitting = 1  # something has to be read
-        return stops[fitting - 1] - start if fitting else 0
+        answers = sum((chunk.work for chunk in before if chunk.request.is_decoding), Work())
+        limit_s = max(self.step_s, 2 * self.cost.seconds(answers))
+        is_first, page = before[-1].request.is_decoding, self.pool.page_size
+        for piece in (page, max(1, page // _PIECES)) if is_first else (page,):
+            stops = [*range(start + piece - start % piece, start + longest, piece), start + longest]
+            fitting = bisect_right(stops, limit_s, key=lambda stop: self.cost.seconds(work + Work.of(start, stop)))
+            if fitting:
+                return stops[fitting - 1] - start
+        return stops[0] - start if is_first else 0  # something has to be read
 
     def _grow(self, request: Request, length: int) -> bool:
         """Sees that the next tokens have pages; False when the request itself had to give way."""
