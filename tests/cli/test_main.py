@@ -66,6 +66,12 @@ def test_ask_names_what_the_answer_was_read_from(tiny_model: Path, files: Path) 
     assert [int(number) for number, _ in references] == list(range(1, len(references) + 1))
     assert references and all(re.search(r"(a\.py|c\.txt|d\.txt|prompt):\d+-\d+", name) for _, name in references)
     assert "[1]" not in done.stdout, "the answer alone is on the standard output"
+    page = files / "page.html"
+    done = openm3("ask", "-c", files / "d.txt", "What?", "-m", tiny_model, *options[1:], "--evidence-html", page)
+    assert done.returncode == 0, done.stderr
+    assert "number" in page.read_text() and "[1]" not in done.stderr
+    done = openm3("ask", "-c", files, "What?", "-m", tiny_model, "--evidence-html", files / "none" / "page.html")
+    assert done.returncode == 1 and "--evidence-html: there is no folder" in done.stderr
 
 
 def test_ask_more_than_the_window(tiny_model: Path, files: Path) -> None:

@@ -17,6 +17,7 @@ from openm3.context.sources import SourceMap
 from openm3.errors import InputError
 
 if TYPE_CHECKING:
+    from openm3.context.evidence import Evidence
     from openm3.engine.llm import LLM
     from openm3.engine.prompt import Prompt
 
@@ -50,6 +51,13 @@ DEFAULT_ANSWER_TOKENS = 256
     help="Ask about a context of `openm3 context save`, without reading it again; with its model and options.",
 )
 @click.option("--evidence", is_flag=True, help="Name the files and lines that the answer was read from.")
+@click.option(
+    "--evidence-html",
+    "page",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Write a page that shows what each token of the answer read.",
+)
 @click.option("--fit", is_flag=True, help="When the files are more than the window, leave out the last ones.")
 @model_options
 @sampling_options(temperature=0.0, frequency_penalty=0.5, max_tokens=DEFAULT_ANSWER_TOKENS)
@@ -59,6 +67,7 @@ def ask(
     images: tuple[Path, ...],
     loaded: str | None,
     evidence: bool,
+    page: Path | None,
     fit: bool,
     model_options: ModelOptions,
     sampling_options: SamplingOptions,
@@ -77,11 +86,13 @@ def ask(
       openm3 ask --load sources "Where are pages freed?"      # after: openm3 context save sources -c ./src
       openm3 ask -m ./MiniMax-M3 --image plan.png "How many rooms are there?"
     """  # fmt: skip
-    params = replace(sampling_options.params(), evidence=evidence)
+    params = replace(sampling_options.params(), evidence=evidence or page is not None)
     if not paths and not images and loaded is None:
         raise InputError("--context", "name files to read, or images to look at with --image")
     if loaded is not None and (paths or images):
         raise InputError("--load", "brings its own files; leave --context and --image out")
+    if page is not None and not page.parent.is_dir():
+        raise InputError("--evidence-html", f"there is no folder {page.parent}")
     files = collect(paths) if paths else Collection((), ())
     tell_skipped(files)
     llm, files = model_options.load_with(loaded) if loaded is not None else (model_options.load(), files)
@@ -100,11 +111,23 @@ def ask(
             err=True,
         )
     answer = show_answer(llm, prompt, params)
-    for line in references(answer):
+    for line in references(answer) if evidence else ():
         click.echo(line, err=True)
+    if page is not None and answer.evidence is not None:
+        _write_page(page, answer.evidence, question, llm)
     click.echo(summary(answer, llm), err=True)
     if answer.finish_reason == "cancelled":
         raise SystemExit(INTERRUPTED)
+
+
+def _write_page(path: Path, evidence: Evidence, question: str, llm: LLM) -> None:
+    from openm3.context.evidence_page import evidence_page
+
+    try:
+        path.write_text(evidence_page(evidence, title=question, about=f"{llm.name}."), encoding="utf-8")
+    except OSError as error:
+        raise InputError("--evidence-html", f"{path} can't be written: {error.strerror}") from error
+    click.echo(f"wrote {path}", err=True)
 
 
 class Question:

@@ -123,12 +123,16 @@ class Observed:
     def evidence(self, output_ids: Sequence[int]) -> Evidence:
         """The references of an answer's sentences."""
         pieces, mass_TB = self.pieces(output_ids), self.mass_TB(len(output_ids))
-        lift_TB = lift(mass_TB, self._usable())
+        lift_TB = self.lift_TB(mass_TB)
         sentences = []
         for start, stop, text in _sentences(pieces):
             score_B = lift_TB[start:stop].mean(0)
             sentences.append(Sentence(text, start, stop, self._references(score_B, mass_TB[start:stop].mean(0))))
         return Evidence(tuple(sentences), self, tuple(output_ids))
+
+    def lift_TB(self, mass_TB: Masses) -> Masses:
+        """What stands out, by token and block of the prompt."""
+        return lift(mass_TB, self._usable())
 
     def _usable(self) -> range:
         """The blocks that may be references."""
