@@ -185,6 +185,28 @@ def test_little_memory_preempts_and_everybody_gets_to_the_end(tiny_model: Path, 
     assert_idle(tight)
 
 
+def test_spilled_pages_move_too(tiny_model: Path, m3_folder: Path, tmp_path: Path) -> None:
+    """A cache most of which lies in a file gives the same tokens as one in memory."""
+    spilled = load("sparse", tiny_model, m3_folder, spill=True, cache_bytes=1 << 16, spill_dir=str(tmp_path))
+    whole = load("sparse", tiny_model, m3_folder)
+    tokens = prompt(700, seed=6)
+    assert answer(spilled, tokens, max_tokens=80).token_ids == answer(whole, tokens, max_tokens=80).token_ids
+
+
+def test_the_least_important_blocks_go(tiny_model: Path, m3_folder: Path) -> None:
+    llm = load("dense", tiny_model, m3_folder)
+    request, stream = llm.stream(prompt(500), SamplingParams(max_tokens=1))
+    event = next(event for event in stream if isinstance(event, Compacted))
+    assert request.importance is not None
+    gone = {place // PAGE for span in event.dropped for place in range(span.start, span.stop, PAGE)}
+    candidates = range(1, WINDOW // PAGE - WINDOW // 8 // PAGE)
+    scores = {block: request.importance.score(block) for block in candidates}
+    assert len(gone) == WINDOW // 4 // PAGE
+    assert max(scores[block] for block in gone) <= min(scores[block] for block in candidates if block not in gone)
+    stream.close()  # type: ignore[attr-defined]
+    assert_idle(llm)
+
+
 def test_dropped_spans_name_files_and_lines(llm: LLM) -> None:
     text = "".join(f"line {i:03}\n" for i in range(1, 100))
     ids = llm.encode(text)

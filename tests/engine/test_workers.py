@@ -14,7 +14,7 @@ import pytest
 
 from helpers.tiny import write_tiny_model
 from helpers.tiny_m3 import write_tiny_m3
-from openm3.config import EngineConfig
+from openm3.config import EngineConfig, SparseConfig
 from openm3.engine.llm import LLM
 from openm3.engine.params import SamplingParams
 from openm3.engine.workers import ParallelRunner
@@ -59,6 +59,27 @@ def test_the_same_tokens_as_one_process(model: str, size: int, request: pytest.F
     assert tokens(llm) == tokens(llm)  # from the prefix cache, whose pages are copied in all processes
     close(llm)
     assert not multiprocessing.active_children()
+
+
+def test_keys_are_moved_in_all_processes(llama: Path) -> None:
+    """A compaction drops the oldest blocks there, as one process does that doesn't know what is important."""
+    outputs = []
+    for size in (2, 1):
+        config = EngineConfig(
+            sparse=SparseConfig(index_block_size=16), dtype="float32", device="cpu", tensor_parallel=size,
+            prefill_chunk=64, cache_bytes=1 << 24, max_context=160, overflow="compact",
+        )  # fmt: skip
+        llm = LLM(llama, config)
+        request = llm.engine.add(PROMPTS[0], SamplingParams(max_tokens=60, ignore_eos=True))
+        assert (request.importance is None) == (size == 2)
+        request.importance = None
+        while request.finish_reason is None:
+            llm.engine.step()
+        outputs.append((request.output_ids, request.holes.spans))
+        if size > 1:
+            close(llm)
+    assert outputs[0] == outputs[1]
+    assert outputs[0][1]
 
 
 def test_every_process_has_its_part_alone(m3: Path) -> None:
