@@ -43,6 +43,24 @@ def test_the_memory_is_what_is_held(folder: Path) -> None:
     assert packed["memory"]["weights"] == sum(tensor["bytes"] for tensor in report["tensors"]) + widened
 
 
+def test_a_context_past_the_trained_window_keeps_keys_twice(folder: Path) -> None:
+    raw = json.loads((folder / "config.json").read_text())
+    raw["text_config"]["max_position_embeddings"] = 512
+    (folder / "config.json").write_text(json.dumps(raw))
+    cache = {}
+    for extend in ("auto", "none", "yarn"):
+        args = [str(folder), "--json", "--context", "2048", "--extend", extend]
+        report = json.loads(CliRunner().invoke(inspect, args).stdout)
+        cache[report["extend"]] = report["memory"]["cache"]
+    raw = raw["text_config"]
+    keys = 2 * raw["num_hidden_layers"] * raw["num_key_value_heads"] * raw["head_dim"] * 2048
+    assert cache == {"none": cache["none"], "yarn": cache["none"], "clamped": cache["none"] + keys}
+    assert (
+        "trained for 512 tokens; past them --extend clamped"
+        in CliRunner().invoke(inspect, [str(folder), "--context", "2048"]).stdout
+    )
+
+
 def test_what_would_not_load_is_told_and_no_weight_is_read(folder: Path) -> None:
     raw = json.loads((folder / "config.json").read_text())
     raw["text_config"]["num_hidden_layers"] = 2

@@ -74,6 +74,21 @@ def test_ask_names_what_the_answer_was_read_from(tiny_model: Path, files: Path) 
     assert done.returncode == 1 and "--evidence-html: there is no folder" in done.stderr
 
 
+def test_a_window_past_the_trained_one_as_it_is_gets_a_warning(tiny_model: Path) -> None:
+    options = ("generate", "hello", "-m", tiny_model, *SHORT, "--window", "1024", "--block-size", "16")
+    done = openm3(*options, "--extend", "none")
+    assert done.returncode == 0, done.stderr
+    assert "trained for 512 tokens and can't read what lies further back" in done.stderr
+    assert "--extend none; leave the option out" in done.stderr
+    for extended in ((), ("--extend", "yarn"), ("--near", "64")):
+        done = openm3(*options, *extended)
+        assert done.returncode == 0, done.stderr
+        assert "trained for" not in done.stderr
+    done = openm3(*options, "--extend", "ntk", "--near", "64")
+    assert done.returncode == 1
+    assert "near_window: is for extend 'clamped', and here it is 'ntk'" in done.stderr
+
+
 def test_ask_more_than_the_window(tiny_model: Path, files: Path) -> None:
     (files / "d.txt").write_text("x" * 900)
     done = openm3("ask", "-c", files, "What?", "-m", tiny_model, *SHORT)

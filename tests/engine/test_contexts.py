@@ -150,6 +150,8 @@ def test_a_longer_text_is_read_on(tiny_model: Path, tmp_path: Path) -> None:
         ({"sparse": SparseConfig(index_block_size=PAGE, index_topk_blocks=4)}, "sparse SparseConfig"),
         ({"sparse": SparseConfig(index_block_size=16, index_topk_blocks=3)}, "sparse SparseConfig"),
         ({"backend": "reference"}, "backend .* there and reference here"),
+        ({"extend": "yarn"}, "extend none there and yarn here"),
+        ({"extend": "clamped"}, "extend none there and clamped here"),
     ],
 )
 def test_what_was_read_differently_is_refused(
@@ -159,6 +161,17 @@ def test_what_was_read_differently_is_refused(
     save(llm(tiny_model), store)
     with pytest.raises(StoreError, match=message):
         load(llm(tiny_model, **changes), store)
+
+
+def test_angles_that_were_stretched_for_another_window_are_refused(tiny_model: Path, tmp_path: Path) -> None:
+    store, longer = Store(tmp_path), {"extend": "yarn", "max_context": 2048}
+    save(llm(tiny_model, **longer), store)
+    assert load(llm(tiny_model, **longer), store)
+    with pytest.raises(StoreError, match="max_context 2048 there and 1024 here"):
+        load(llm(tiny_model, **longer | {"max_context": 1024}), store)
+    clamped = {"extend": "clamped", "max_context": 2048}
+    save(llm(tiny_model, **clamped), Store(tmp_path / "clamped"))
+    assert load(llm(tiny_model, **clamped | {"max_context": 1024}), Store(tmp_path / "clamped"))
 
 
 def test_another_model_is_refused(tiny_model: Path, tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ def test_prompts_that_are_refused(llm: LLM, ids: list[int], message: str) -> Non
 
 def test_nothing_of_tokens_by_tokens_is_allocated(tiny_model: Path) -> None:
     """The largest tensor of a step on 8,192 tokens stays far below their square."""
-    llm = LLM(tiny_model, config(attention="sparse", max_context=8300, cache_bytes=5 << 20))
+    llm = LLM(tiny_model, config(attention="sparse", extend="none", max_context=8300, cache_bytes=5 << 20))
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):

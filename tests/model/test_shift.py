@@ -48,9 +48,20 @@ def test_moved_keys_are_keys_rotated_there(model: str, dtype: torch.dtype) -> No
             assert torch.equal(tensor[5], before[layer, name][5]), "a move by nothing changes no bit"
             tolerance = 0.1 if dtype is torch.bfloat16 else 1e-4
             torch.testing.assert_close(tensor[3], rotated(plain_PXSD[3], 16, inv_freq_E), atol=tolerance, rtol=0)
-            # fp32 angles of far positions are rough (the cache has them too).
             far = rotated(plain_PXSD[0], 16, inv_freq_E)
-            torch.testing.assert_close(tensor[0], far, atol=max(tolerance, 0.15), rtol=0)
+            torch.testing.assert_close(tensor[0], far, atol=tolerance, rtol=0)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_what_far_queries_see_stays(model: str) -> None:
+    cache = KVCache.allocate(MODELS[model], 4, PAGE, torch.float32, far=True)
+    for kept in cache.layers:
+        for tensor in kept.tensors().values():
+            tensor.normal_()
+    before = [{name: tensor.clone() for name, tensor in kept.tensors().items()} for kept in cache.layers]
+    shift_pages(cache, [2], [-32], inverse_frequencies(MODELS[model]))
+    for kept, then in zip(cache.layers, before, strict=True):
+        assert [name for name, tensor in kept.tensors().items() if not torch.equal(tensor, then[name])] == ["k_PRSD"]
 
 
 @pytest.mark.skipif("native" not in BACKENDS, reason="keys of 8 bits are the native backend's")

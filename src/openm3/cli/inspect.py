@@ -12,7 +12,7 @@ import click
 
 from openm3 import hub
 from openm3.cli.progress import format_amount
-from openm3.config import EngineConfig, ModelConfig, WeightsOption
+from openm3.config import EngineConfig, ExtendOption, ModelConfig, WeightsOption
 
 if TYPE_CHECKING:
     from openm3.model.plan import MemoryPlan
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     type=click.IntRange(min=1),
     metavar="TOKENS",
     help="Context to plan memory for. Default: the model's window.",
+)
+@click.option(
+    "--extend",
+    type=click.Choice(["auto", "none", "ntk", "yarn", "clamped"]),
+    default="auto",
+    show_default=True,
+    help="As in `openm3 generate`: how a context past the trained window is read; clamped keeps keys twice.",
 )
 @click.option(
     "--dtype",
@@ -42,7 +49,14 @@ if TYPE_CHECKING:
     help="As in `openm3 generate`: how weights are held.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with every tensor.")
-def inspect(model: str, context: int | None, dtype: str, weights: WeightsOption, as_json: bool) -> None:
+def inspect(
+    model: str,
+    context: int | None,
+    extend: ExtendOption,
+    dtype: str,
+    weights: WeightsOption,
+    as_json: bool,
+) -> None:
     """Print MODEL's configuration, tensors, memory for a context, and what would not load.
 
     MODEL is what other commands take: a folder, a GGUF file, a name. Only headers are read, never weights. The exit
@@ -61,7 +75,8 @@ def inspect(model: str, context: int | None, dtype: str, weights: WeightsOption,
     from openm3.model.weights import choose_weights, open_checkpoint, packed_bits, problems
 
     checkpoint = open_checkpoint(hub.find(model))
-    config, engine = checkpoint.config, EngineConfig().for_model(checkpoint.config)
+    config = checkpoint.config
+    engine = EngineConfig(max_context=context, extend=extend).for_model(config)
     shapes = parameter_shapes(config)
     found = list(problems(checkpoint, shapes))
     backend = choose()
@@ -73,6 +88,7 @@ def inspect(model: str, context: int | None, dtype: str, weights: WeightsOption,
         page_size=engine.sparse.index_block_size,
         dtype=getattr(torch, dtype),
         batch_tokens=engine.max_batch_tokens,
+        far=engine.extend == "clamped",
         packed_bits=packed_bits(checkpoint, empty_decoder(config, backend=backend), held) if not found else {},
     )
     parameters = sum(shape.numel() for shape in shapes.values())
@@ -84,6 +100,7 @@ def inspect(model: str, context: int | None, dtype: str, weights: WeightsOption,
         "tensors": _tensors(checkpoint),
         "left_out": _left_out(checkpoint),
         "problems": found,
+        "extend": engine.extend,
         "weights": held,
         "memory": {"context": context or config.max_position_embeddings, **asdict(plan), "total": plan.total},
     }
@@ -131,6 +148,8 @@ def _show(report: dict[str, Any], config: ModelConfig, plan: MemoryPlan) -> None
     click.echo(f"{len(tensors)} tensors in {len(files)} files, {_size(size)}: {counted}")
     for reason, count in report["left_out"].items():
         click.echo(f"left out: {count} tensors, {reason}")
+    if report["extend"] != "none":
+        click.echo(f"trained for {config.max_position_embeddings:,} tokens; past them --extend {report['extend']}")
     click.echo("\n".join(memory_lines(plan, report["memory"]["context"])))
     click.echo(f"weights are held {_HELD[report['weights']]}")
     for problem in report["problems"][:20]:

@@ -13,7 +13,7 @@ from click.core import ParameterSource
 
 from openm3 import hub
 from openm3.cli.progress import Progress, format_amount
-from openm3.config import EngineConfig, SparseConfig, WeightsOption
+from openm3.config import EngineConfig, ExtendOption, SparseConfig, WeightsOption
 from openm3.context.store import Store
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ class ModelOptions:
     attention_mass: float | None
     block_size: int
     window: int | None
+    extend: ExtendOption
+    near: int | None
     cache_gb: float | None
     spill: bool
     spill_dir: str | None
@@ -63,6 +65,8 @@ class ModelOptions:
             sparse=SparseConfig(index_block_size=self.block_size, index_topk_blocks=self.blocks),
             attention_mass=self.attention_mass,
             max_context=self.window,
+            extend=self.extend,
+            near_window=self.near,
             cache_bytes=_gib(self.cache_gb),
             spill=self.spill,
             spill_dir=self.spill_dir,
@@ -106,6 +110,13 @@ class ModelOptions:
         llm = LLM(path, config)
         if llm.engine.runner.spill:
             click.echo(f"keys and values lie in {llm.engine.runner.spill}, {self.cache_gb:g} GiB in memory", err=True)
+        trained = llm.model_config.max_position_embeddings
+        if llm.config.extend == "none" and llm.max_context > trained:
+            click.echo(
+                f"openm3: the model was trained for {trained:,} tokens and can't read what lies further back in a "
+                f"window of {llm.max_context:,} with --extend none; leave the option out",
+                err=True,
+            )
         return llm
 
     def load_with(self, name: str) -> tuple[LLM, Collection]:
@@ -180,7 +191,14 @@ _MODEL_OPTIONS = (
                       "auto: where the window is long enough for it to pay."),
     click.option("--window", type=int, metavar="TOKENS",
                  help="Longest prompt and answer together. Default: what the model was trained for; "
-                      "beyond that its answers get worse."),
+                      "beyond that see --extend."),
+    click.option("--extend", type=click.Choice(["auto", "none", "ntk", "yarn", "clamped"]), default="auto",
+                 show_default=True,
+                 help="How a window past the trained one is read: stretch the rotary angles (ntk, yarn), or see all "
+                      "far blocks at one distance (clamped). auto: clamped there, yarn with --attention dense."),
+    click.option("--near", type=int, metavar="TOKENS",
+                 help="Tokens that --extend clamped reads at their true distance. Default: 4096, at most half of the "
+                      "trained window."),
     click.option("--cache-gb", type=click.FloatRange(min=0, min_open=True), metavar="GIB",
                  help="Memory for keys and values. Default: one full window, at least 1."),
     click.option("--spill", is_flag=True,

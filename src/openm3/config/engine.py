@@ -10,6 +10,9 @@ from openm3.config.sparse import SparseConfig
 from openm3.errors import InputError
 
 WeightsOption = Literal["auto", "bf16", "packed", "int8"]
+ExtendOption = Literal["auto", "none", "ntk", "yarn", "clamped"]
+
+_NEAR_WINDOW = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,12 @@ class EngineConfig:
         max_context: longest prompt and answer together, in tokens; None: the model's trained window.
         overflow: what happens to what doesn't fit in the window, or in the cache: "refuse" takes no such prompt, and an
             answer ends there; "compact" drops the least important blocks whenever the window is full, and goes on.
+        extend: how positions past the trained window are read, see `openm3.context.extend`: "none" leaves them as they
+            are, and the answers get worse; "ntk" and "yarn" stretch the rotary angles, "clamped" reads all blocks far
+            from a query at one distance, with chosen blocks only. "auto" is "none" within the trained window, and past
+            it "clamped", or "yarn" where attention is dense.
+        near_window: tokens before a query that "clamped" reads at their true distance; None: 4,096, or half of the
+            trained window where that is less.
         prefix_cache: keep pages that nobody uses any more until their memory is needed, for prompts that begin alike.
         max_running: requests computed at once.
         prefill_chunk: the most tokens of a prompt read in one step. Chunks end at multiples of it, so that where the
@@ -79,6 +88,8 @@ class EngineConfig:
     spill_bytes: int | None = None
     max_context: int | None = None
     overflow: Literal["refuse", "compact"] = "refuse"
+    extend: ExtendOption = "auto"
+    near_window: int | None = None
     prefix_cache: bool = True
     max_running: int = 64
     prefill_chunk: int = 512
@@ -101,11 +112,14 @@ class EngineConfig:
             raise InputError("overflow", f"must be 'refuse' or 'compact', got {self.overflow!r}")
         if self.speculation not in ("auto", "lookup", "off"):
             raise InputError("speculation", f"must be 'auto', 'lookup' or 'off', got {self.speculation!r}")
+        if self.extend not in get_args(ExtendOption):
+            raise InputError("extend", f"must be 'auto', 'none', 'ntk', 'yarn' or 'clamped', got {self.extend!r}")
         for name in (
             "tensor_parallel",
             "cache_bytes",
             "spill_bytes",
             "max_context",
+            "near_window",
             "max_running",
             "prefill_chunk",
             "max_batch_tokens",
@@ -134,20 +148,51 @@ class EngineConfig:
             )
 
     def for_model(self, model: ModelConfig) -> EngineConfig:
-        """The same with what the model decides: its blocks, and how it attends where that is "auto".
+        """The same with what the model decides: its blocks, how it attends and how far where that is "auto".
 
         Raises:
-            InputError: an option that a model with an index branch leaves no choice about.
+            InputError: an option that the model leaves no choice about.
         """
-        if model.index is None:
-            return replace(self, attention="dense") if self.attention == "auto" else self
-        if self.attention == "dense":
-            raise InputError("attention", "this model chooses blocks by its index branch; 'dense' is another model")
-        if self.sparse not in (SparseConfig(), model.index.sparse):
-            raise InputError("sparse", f"this model was trained with {model.index.sparse}; leave the blocks to it")
-        return replace(self, attention="sparse", sparse=model.index.sparse)
+        extend = self._extend(model)
+        attention, sparse = self.attention, self.sparse
+        if model.index is not None:
+            if attention == "dense":
+                raise InputError("attention", "this model chooses blocks by its index branch; 'dense' is another model")
+            if sparse not in (SparseConfig(), model.index.sparse):
+                raise InputError("sparse", f"this model was trained with {model.index.sparse}; leave the blocks to it")
+            attention, sparse = "sparse", model.index.sparse
+        elif attention == "auto":
+            attention = "sparse" if extend == "clamped" else "dense"
+        elif attention == "dense" and extend == "clamped":
+            raise InputError("extend", "'clamped' reads chosen blocks; take attention 'sparse', or extend 'yarn'")
+        if self.attention_mass is not None and extend == "clamped":
+            raise InputError("attention_mass", "is not for extend 'clamped', which reads all near blocks; leave it out")
+        near_window = self._near_window(model, sparse) if extend == "clamped" else None
+        if self.near_window is not None and near_window is None:
+            raise InputError("near_window", f"is for extend 'clamped', and here it is {extend!r}")
+        return replace(self, attention=attention, sparse=sparse, extend=extend, near_window=near_window)
+
+    def _extend(self, model: ModelConfig) -> Literal["none", "ntk", "yarn", "clamped"]:
+        if self.extend != "auto":
+            return self.extend
+        if (self.max_context or 0) <= model.max_position_embeddings:
+            return "none"
+        return "yarn" if self.attention == "dense" else "clamped"
+
+    def _near_window(self, model: ModelConfig, sparse: SparseConfig) -> int:
+        """Whole blocks, which leave room in the trained window for a far block behind them."""
+        block, trained = sparse.index_block_size, model.max_position_embeddings
+        wanted = self.near_window or max(block, min(_NEAR_WINDOW, trained // 2))
+        near_blocks = wanted // block
+        if near_blocks < sparse.index_local_blocks or (near_blocks + 1) * block > trained:
+            least, most = sparse.index_local_blocks * block, trained - block
+            raise InputError("near_window", f"must be from {least} to {most} tokens for this model, got {wanted}")
+        return near_blocks * block
 
     @property
     def topk(self) -> int | None:
         """Blocks that a query reads; None where it reads all."""
-        return self.sparse.index_topk_blocks if self.attention == "sparse" else None
+        if self.attention != "sparse":
+            return None
+        near = 0 if self.near_window is None else self.near_window // self.sparse.index_block_size
+        return near + self.sparse.index_topk_blocks

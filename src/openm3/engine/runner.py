@@ -10,6 +10,7 @@ from torch import Tensor
 
 from openm3 import hub
 from openm3.config import EngineConfig
+from openm3.context.extend import Extension
 from openm3.engine.graphs import DecodeGraphs
 from openm3.errors import InputError
 from openm3.kernels.backend import choose, choose_device
@@ -46,6 +47,7 @@ class Runner:
             an order of their own for each size.
         spill: the folder of the file in which keys and values are, None where all of them are in memory.
         max_context: longest prompt and answer together.
+        extension: how positions past the trained window are read; None: as they are.
         vision: None where the model can't see.
         graphs: the recorded decode steps; None where every step is launched from Python: on a CPU, in several
             processes, with packed weights (their experts wait for what was chosen), and where the configuration says
@@ -67,23 +69,27 @@ class Runner:
         self.invariant = self.backend == "native" and dtype == torch.bfloat16 and parallel is None
         self.max_context = config.max_context or model.max_position_embeddings
         self.weights = choose_weights(checkpoint, config.weights, dtype, self.backend)
+        self.extension = Extension.of(config, model)
         self.index = self._choose_index(config)
-        quantised = self.index == "int8"
-        one_page = page_bytes(model, page_size, dtype, quantised=quantised)
+        kinds = {
+            "quantised": self.index == "int8",
+            "far": self.extension is not None and self.extension.method == "clamped",
+        }
+        one_page = page_bytes(model, page_size, dtype, **kinds)
         window_pages = -(-self.max_context // page_size)
         cache_bytes = config.cache_bytes or max(window_pages * one_page, _SMALLEST_CACHE_BYTES)
         self.num_pages = max(1, cache_bytes // one_page)
         spill = None
         if config.spill:
             keeps_keys = self.index == "exact"
-            in_file = spilled_page_bytes(model, page_size, dtype, keeps_keys=keeps_keys)
+            in_file = spilled_page_bytes(model, page_size, dtype, keeps_keys=keeps_keys, far=kinds["far"])
             self.num_pages = window_pages if config.spill_bytes is None else max(1, config.spill_bytes // in_file)
             budget = cache_bytes - self.num_pages * (one_page - in_file)
             spill = self._spill(config, budget // (parallel.size if parallel else 1), keeps_keys)
         self.spill = spill and spill.folder
         part = model if parallel is None else parallel.part_of(model)
         self.cache = KVCache.allocate(
-            part, self.num_pages, page_size, dtype, self.device, quantised=quantised, backend=self.backend, spill=spill
+            part, self.num_pages, page_size, dtype, self.device, **kinds, backend=self.backend, spill=spill
         )
         sparse = config.sparse if config.attention == "sparse" else None
         on_cpu = self.device.type == "cpu"
@@ -95,6 +101,7 @@ class Runner:
             weights=self.weights,
             pack=on_cpu,
             parallel=parallel,
+            extension=self.extension,
         )
         if not on_cpu:
             self.decoder.to(self.device).pack()

@@ -66,26 +66,13 @@ class Attention(nn.Module):
 
     def attend(self, projected: Tensor, batch: Batch, cache: LayerCache, rotation: Rotation) -> Tensor:
         """`[T, H * D]`: what the heads have read, of all that is projected from the layer's input."""
-        paged = batch.paged
-        k, v, backend = cache.k_PRSD, cache.v_PRSD, self.backend
+        k, v, paged, backend = cache.k_PRSD, cache.v_PRSD, batch.paged, self.backend
         q_THD, index_q_TRC = self._write(projected, paged, cache, rotation)
         block_ids_TRN: Tensor | None = None
         if self.sparse is None:
             mixed_THD = dense_attention(q_THD, k, v, paged, backend=backend)
         else:
-            index_k = cache.choosing
-            if cache.quantised is not None:
-                cache.quantised.update(index_k, paged)
-            block_ids_TRN = select_blocks(
-                index_q_TRC,
-                index_k,
-                paged,
-                self.sparse,
-                num_groups=self.num_kv_heads,
-                topk_B=batch.topk_B,
-                quantised=cache.quantised,
-                backend=backend,
-            )
+            block_ids_TRN = self._select(index_q_TRC, batch, cache, self.sparse)
             mixed_THD = sparse_attention(q_THD, k, v, block_ids_TRN, paged, backend=backend)
         for watch in batch.watches:
             ids = None if watch.probes else block_ids_TRN
@@ -93,6 +80,21 @@ class Attention(nn.Module):
         if cache.residency is not None:
             cache.residency.settle(block_ids_TRN, paged)
         return mixed_THD.flatten(1)
+
+    def _select(self, index_q_TRC: Tensor, batch: Batch, cache: LayerCache, sparse: SparseConfig) -> Tensor:
+        """int32 `[T, R, N]`: the blocks that every query reads."""
+        if cache.quantised is not None:
+            cache.quantised.update(cache.choosing, batch.paged)
+        return select_blocks(
+            index_q_TRC,
+            cache.choosing,
+            batch.paged,
+            sparse,
+            num_groups=self.num_kv_heads,
+            topk_B=batch.topk_B,
+            quantised=cache.quantised,
+            backend=self.backend,
+        )
 
     def _write(
         self, projected: Tensor, paged: PagedBatch, cache: LayerCache, rotation: Rotation
@@ -124,12 +126,15 @@ def _norm_and_rotate(
     heads_TXD: Tensor, num_queries: int, norms: tuple[RMSNorm, RMSNorm] | None, rotation: Rotation
 ) -> tuple[Tensor, Tensor]:
     """The first `num_queries` heads and the others, each normed by its own norm and rotated; computed in fp32."""
+    x_TXD = rotate_(normed(heads_TXD, num_queries, norms), rotation).to(heads_TXD.dtype)
+    return x_TXD[:, :num_queries], x_TXD[:, num_queries:]
+
+
+def normed(heads_TXD: Tensor, num_queries: int, norms: tuple[RMSNorm, RMSNorm] | None) -> Tensor:
+    """A copy in fp32: the first `num_queries` heads normed by the first norm, the others by the second."""
     x_TXD = heads_TXD.float()
     if norms is not None:
         counts = (num_queries, heads_TXD.shape[1] - num_queries)
         scale_XD = torch.cat([n.scale_C.expand(count, -1) for n, count in zip(norms, counts, strict=True)])
-        x_TXD = F.rms_norm(x_TXD, x_TXD.shape[-1:], eps=norms[0].eps).mul_(scale_XD)
-    elif x_TXD is heads_TXD:
-        x_TXD = x_TXD.clone()
-    x_TXD = rotate_(x_TXD, rotation).to(heads_TXD.dtype)
-    return x_TXD[:, :num_queries], x_TXD[:, num_queries:]
+        return F.rms_norm(x_TXD, x_TXD.shape[-1:], eps=norms[0].eps).mul_(scale_XD)
+    return x_TXD.clone() if x_TXD is heads_TXD else x_TXD

@@ -23,6 +23,7 @@ class LayerCache:
     """Keys (after rotation) and values of one layer, `[P, R, S, D]` each.
 
     `index_k_P1SC`, `[P, 1, S, C]`: the index keys (after rotation) of a layer with an index branch, else None.
+    `far_k_PRSD`: the keys as far queries see them, where distances are clamped (`model/clamped.py`), else None.
     `quantised`: what blocks are chosen by, in 8 bits, or None.
     `residency`: of keys and values that lie in a file, what is in memory; else None.
     """
@@ -30,6 +31,7 @@ class LayerCache:
     k_PRSD: Tensor
     v_PRSD: Tensor
     index_k_P1SC: Tensor | None = None
+    far_k_PRSD: Tensor | None = None
     quantised: QuantisedIndex | None = None
     residency: Residency | None = None
 
@@ -44,7 +46,9 @@ class LayerCache:
     @property
     def choosing(self) -> Tensor:
         """The keys that blocks are chosen by."""
-        return self.k_PRSD if self.index_k_P1SC is None else self.index_k_P1SC
+        if self.index_k_P1SC is not None:
+            return self.index_k_P1SC
+        return self.k_PRSD if self.far_k_PRSD is None else self.far_k_PRSD
 
 
 @dataclass(frozen=True)
@@ -71,16 +75,26 @@ class PagePart:
 
         Index keys are few and always stay; `keeps_keys` says whether the model's own keys do.
         """
-        return not self.chooses or (self.name == "k_PRSD" and not keeps_keys)
+        return not self.chooses or (self.name != "index_k_P1SC" and not keeps_keys)
 
 
-def page_parts(config: ModelConfig, layer: int, page_size: int, dtype: torch.dtype) -> list[PagePart]:
-    """What a layer keeps of a page: the one list behind a cache's memory, its size and its copies."""
-    own = config.index is None
+def page_parts(
+    config: ModelConfig, layer: int, page_size: int, dtype: torch.dtype, *, far: bool = False
+) -> list[PagePart]:
+    """What a layer keeps of a page: the one list behind a cache's memory, its size and its copies.
+
+    `far` adds the keys as far queries see them; all layers choose blocks then.
+    """
+    has_index = config.has_index(layer)
     shape = (config.num_key_value_heads, page_size, config.head_dim)
-    parts = [PagePart("k_PRSD", shape, dtype, chooses=own), PagePart("v_PRSD", shape, dtype)]
-    if config.index is not None and config.has_index(layer):
+    parts = [
+        PagePart("k_PRSD", shape, dtype, chooses=config.index is None and not far),
+        PagePart("v_PRSD", shape, dtype),
+    ]
+    if config.index is not None and has_index:
         parts.append(PagePart("index_k_P1SC", (1, page_size, config.index.index_head_dim), dtype, chooses=True))
+    if far:
+        parts.append(PagePart("far_k_PRSD", shape, dtype, chooses=not has_index))
     return parts
 
 
@@ -100,13 +114,14 @@ class KVCache:
         device: torch.device | None = None,
         *,
         quantised: bool = False,
+        far: bool = False,
         backend: str | None = None,
         spill: Spill | None = None,
     ) -> KVCache:
         """Reserves the pages; on a CPU the system gives memory to a page when it is first written.
 
-        `quantised` adds the keys that blocks are chosen by in 8 bits, in all layers that choose, for a backend. With
-        `spill`, all but what every step scans lies in its file; on a CPU.
+        `quantised` adds the keys that blocks are chosen by in 8 bits, in all layers that choose, for a backend; `far`
+        see `page_parts`. With `spill`, all but what every step scans lies in its file; on a CPU.
 
         Raises:
             InputError: the memory can't be had, or the room in the file.
@@ -123,7 +138,7 @@ class KVCache:
 
         def layer(number: int) -> LayerCache:
             residency = spill.layer(num_pages) if spill else None
-            parts = page_parts(config, number, page_size, dtype)
+            parts = page_parts(config, number, page_size, dtype, far=far)
             tensors = {part.name: tensor(part, residency) for part in parts}
             chosen_by = [tensors[part.name] for part in parts if part.chooses and quantised]
             bytes_ = QuantisedIndex(chosen_by[0], backend) if chosen_by else None
@@ -132,7 +147,7 @@ class KVCache:
         try:
             return cls(tuple(layer(number) for number in range(config.num_hidden_layers)))
         except (RuntimeError, OSError, OverflowError) as error:
-            gib = num_pages * page_bytes(config, page_size, dtype, quantised=quantised) / (1 << 30)
+            gib = num_pages * page_bytes(config, page_size, dtype, quantised=quantised, far=far) / (1 << 30)
             raise InputError("cache_bytes", f"{gib:.1f} GiB of cache can't be allocated; ask for less") from error
 
     def copy_page(self, source: int, target: int) -> None:
@@ -142,18 +157,22 @@ class KVCache:
                 cache[target] = cache[source]
 
 
-def page_bytes(config: ModelConfig, page_size: int, dtype: torch.dtype, *, quantised: bool = False) -> int:
-    """Bytes of one page over all layers: keys, values, index keys, and what is quantised of them."""
+def page_bytes(
+    config: ModelConfig, page_size: int, dtype: torch.dtype, *, quantised: bool = False, far: bool = False
+) -> int:
+    """Bytes of one page over all layers: keys, values, index keys, keys for far queries, and what is quantised."""
     total = 0
     for layer in range(config.num_hidden_layers):
-        for part in page_parts(config, layer, page_size, dtype):
+        for part in page_parts(config, layer, page_size, dtype, far=far):
             total += part.num_bytes
             if quantised and part.chooses:
                 total += QuantisedIndex.bytes_per_page(*part.shape)
     return total
 
 
-def spilled_page_bytes(config: ModelConfig, page_size: int, dtype: torch.dtype, *, keeps_keys: bool) -> int:
+def spilled_page_bytes(
+    config: ModelConfig, page_size: int, dtype: torch.dtype, *, keeps_keys: bool, far: bool = False
+) -> int:
     """Of these, the bytes that lie in a file where there is one."""
-    layers = (page_parts(config, layer, page_size, dtype) for layer in range(config.num_hidden_layers))
+    layers = (page_parts(config, layer, page_size, dtype, far=far) for layer in range(config.num_hidden_layers))
     return sum(part.num_bytes for parts in layers for part in parts if part.spills(keeps_keys=keeps_keys))

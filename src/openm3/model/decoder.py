@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from openm3.config import ModelConfig, SparseConfig
+from openm3.context.extend import Extension
 from openm3.kernels.linear import Chain, Link
 from openm3.model.attention import Attention
 from openm3.model.batch import Batch
 from openm3.model.cache import KVCache, LayerCache
+from openm3.model.clamped import ClampedAttention, ClampedRotation
 from openm3.model.linear import Embedding, FusedLinear, Linear
 from openm3.model.mlp import MLP
 from openm3.model.moe import Expert, SparseMoE
@@ -31,12 +33,19 @@ class DecoderLayer(nn.Module):
     """Attention, then an MLP or experts, each behind an RMSNorm, each added to the stream."""
 
     def __init__(
-        self, config: ModelConfig, layer: int, sparse: SparseConfig | None, backend: str, parallel: Parallel | None
+        self,
+        config: ModelConfig,
+        layer: int,
+        sparse: SparseConfig | None,
+        backend: str,
+        parallel: Parallel | None,
+        extension: Extension | None,
     ) -> None:
         super().__init__()
         self.backend, self.has_experts, self._parallel = backend, config.has_experts(layer), parallel
         self.input_layernorm = RMSNorm(config.hidden_size, config)
-        self.self_attn = Attention(config, sparse, config.has_index(layer), backend)
+        attention = ClampedAttention if extension is not None and extension.method == "clamped" else Attention
+        self.self_attn = attention(config, sparse, config.has_index(layer), backend)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config)
         if self.has_experts:
             self.block_sparse_moe = SparseMoE(config, backend, parallel)
@@ -86,9 +95,10 @@ class Decoder(nn.Module):
         backend: kernel backend, see `kernels/backend.py`.
         parallel: of several processes, which compute the model together; this one then has its part of the weights, and
             the first one alone the head.
+        extension: how positions past the trained window are read; None leaves them as they are.
 
     Attributes:
-        inv_freq_E: fp32, of the rotary positions.
+        inv_freq_E: fp32, of the rotary positions in use.
     """
 
     def __init__(
@@ -97,19 +107,22 @@ class Decoder(nn.Module):
         sparse: SparseConfig | None = None,
         backend: str = "torch",
         parallel: Parallel | None = None,
+        extension: Extension | None = None,
     ) -> None:
         super().__init__()
         if parallel is not None:
             config = parallel.part_of(config)
-        self.config, self.backend = config, backend
+        self.config, self.backend, self.extension = config, backend, extension
         self.embed_tokens = Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(
-            DecoderLayer(config, i, _sparse_of(config, i, sparse), backend, parallel)
+            DecoderLayer(config, i, _sparse_of(config, i, sparse, extension), backend, parallel, extension)
             for i in range(config.num_hidden_layers)
         )
         self.norm = RMSNorm(config.hidden_size, config)
         self.fused: tuple[FusedLinear, ...] = ()
         self.inv_freq_E = inverse_frequencies(config)
+        if extension is not None:
+            self.inv_freq_E = extension.frequencies(self.inv_freq_E)
         if parallel is None or parallel.rank == 0:
             self.lm_head = Linear(config.hidden_size, config.vocab_size, bias=False)
             self.fused = (FusedLinear(self.lm_head, exact=True),)
@@ -155,19 +168,31 @@ class Decoder(nn.Module):
         x_TC: Tensor = self.embed_tokens(batch.token_ids_T).float()
         if batch.seen_rows_M is not None and batch.seen_MC is not None:
             x_TC = x_TC.index_copy(0, batch.seen_rows_M, batch.seen_MC)
-        rotated = rotation(self.inv_freq_E, batch.paged.positions_on(self.inv_freq_E.device))
+        rotated = self._rotation(batch.paged.positions_on(self.inv_freq_E.device))
         for layer, layer_cache in zip(self.layers, cache.layers, strict=True):
             x_TC = layer(x_TC, batch, layer_cache, rotated)
         return x_TC
 
+    def _rotation(self, positions_T: Tensor) -> Rotation:
+        extension = self.extension
+        if extension is None or extension.method != "clamped":
+            return rotation(self.inv_freq_E, positions_T, extension.amplitude if extension else 1.0)
+        return ClampedRotation.of(extension, self.inv_freq_E, positions_T)
 
-def _sparse_of(config: ModelConfig, layer: int, sparse: SparseConfig | None) -> SparseConfig | None:
-    """How a layer chooses blocks; None where it reads all."""
-    if config.index is None:
-        return sparse
-    if sparse not in (None, config.index.sparse):
-        raise ValueError(f"sparse: expected the model's own {config.index.sparse}, got {sparse}")
-    return config.index.sparse if config.has_index(layer) else None
+
+def _sparse_of(
+    config: ModelConfig, layer: int, sparse: SparseConfig | None, extension: Extension | None
+) -> SparseConfig | None:
+    """How a layer chooses blocks; None where it reads all. Where distances are clamped, no layer does."""
+    if config.index is not None:
+        if sparse not in (None, config.index.sparse):
+            raise ValueError(f"sparse: expected the model's own {config.index.sparse}, got {sparse}")
+        sparse = config.index.sparse
+    if extension is not None and extension.method == "clamped":
+        if sparse is None:
+            raise ValueError("sparse: clamped distances need chosen blocks")
+        return extension.selection(sparse)
+    return sparse if config.index is None or config.has_index(layer) else None
 
 
 def empty_decoder(
@@ -175,10 +200,11 @@ def empty_decoder(
     sparse: SparseConfig | None = None,
     backend: str = "torch",
     parallel: Parallel | None = None,
+    extension: Extension | None = None,
 ) -> Decoder:
     """A decoder whose parameters have shapes and no memory, for a loader to fill."""
     with torch.device("meta"), collector_paused():
-        return Decoder(config, sparse, backend, parallel)
+        return Decoder(config, sparse, backend, parallel, extension)
 
 
 @contextmanager

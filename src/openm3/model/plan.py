@@ -56,6 +56,7 @@ def plan_memory(
     page_size: int,
     dtype: torch.dtype,
     batch_tokens: int,
+    far: bool = False,
     packed_bits: Mapping[str, float] = MappingProxyType({}),
 ) -> MemoryPlan:
     """The memory of one context.
@@ -66,6 +67,7 @@ def plan_memory(
         page_size: tokens of a page.
         dtype: of matrices and cache.
         batch_tokens: the most tokens of a step.
+        far: whether the cache has keys for far queries too, as clamped distances need.
         packed_bits: the parameters that stay packed, see `packed_bits` in `model/weights.py`.
     """
 
@@ -80,7 +82,7 @@ def plan_memory(
     pages = -(-context // page_size)
     return MemoryPlan(
         weights=int(weights),
-        cache=pages * page_bytes(config, page_size, dtype),
+        cache=pages * page_bytes(config, page_size, dtype, far=far),
         step=min(batch_tokens, context) * _token_bytes(config, dtype),
     )
 

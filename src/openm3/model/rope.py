@@ -22,10 +22,13 @@ class Rotation:
     sin_TE: Tensor
 
 
-def rotation(inv_freq_E: Tensor, positions_T: Tensor) -> Rotation:
-    """The rotation of tokens at `positions_T` (int64)."""
-    angle_TE = positions_T.float()[:, None] * inv_freq_E
-    return Rotation(angle_TE.cos(), angle_TE.sin())
+def rotation(inv_freq_E: Tensor, positions_T: Tensor, amplitude: float = 1.0) -> Rotation:
+    """The rotation of tokens at `positions_T` (int64), times `amplitude`.
+
+    Angles are fp64: at position 1,000,000 those of fp32 are wrong by up to 0.03, and differently for each position.
+    """
+    angle_TE = positions_T.double()[:, None] * inv_freq_E.double()
+    return Rotation((amplitude * angle_TE.cos()).float(), (amplitude * angle_TE.sin()).float())
 
 
 def rotate_(x_TXD: Tensor, rotated: Rotation) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from openm3.config import ModelConfig, SparseConfig, WeightsOption, nearest
+from openm3.context.extend import Extension
 from openm3.errors import InputError, ModelError
 from openm3.kernels.linear import GroupedWeight, MXFP8Weight, Weight
 from openm3.kernels.linear.grouped import GROUP, PACKED_BITS, quantise
@@ -153,6 +154,7 @@ def load_decoder(
     weights: WeightsOption = "bf16",
     pack: bool = False,
     parallel: Parallel | None = None,
+    extension: Extension | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Decoder:
     """A decoder with the checkpoint's weights.
@@ -165,6 +167,7 @@ def load_decoder(
         pack: lay out the weights for inference, each as soon as it is read: a second copy is there of one weight a
             thread, no more.
         parallel: of several processes, which compute the model together; only this one's part is read.
+        extension: see `Decoder`.
         on_progress: called with tensors read and tensors in all.
 
     Raises:
@@ -177,7 +180,7 @@ def load_decoder(
     weights = choose_weights(checkpoint, weights, dtype, backend)
     if weights != "bf16" and not pack:
         raise InputError("weights", f"{weights!r} is for weights that are laid out on a CPU")
-    decoder = empty_decoder(checkpoint.config, sparse, backend, parallel)
+    decoder = empty_decoder(checkpoint.config, sparse, backend, parallel, extension)
     expected = {name: p.shape for name, p in decoder.named_parameters()}  # a tied head is not named twice
     whole = expected
     if parallel is not None:
