@@ -110,3 +110,14 @@ def test_ctrl_c_while_reading_saves_nothing(home: Path, files: Path, tiny_model:
     assert process.returncode == 130
     assert "interrupted; nothing was saved" in errors
     assert not list((home / "contexts").glob("*")) if (home / "contexts").exists() else True
+
+
+def test_a_conversation_about_it(home: Path, files: Path, tiny_model: Path) -> None:
+    ok("context", "save", "sea", "-c", files, "-m", tiny_model, *GEOMETRY)
+    chat = [*OPENM3, "chat", "--load", "sea", "--max-tokens", "8", "-t", "0", "--frequency-penalty", "0.5"]
+    done = subprocess.run(chat, input="How calm is it?\n", capture_output=True, text=True, timeout=120, check=True)
+    asked = ok("ask", "How calm is it?", "--max-tokens", "8", "--load", "sea")
+    assert done.stdout == asked.stdout
+    refused = openm3("chat", "--load", "sea", "--system", "Be brief.")
+    assert refused.returncode == 1
+    assert "--system: would come before the context" in refused.stderr

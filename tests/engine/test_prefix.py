@@ -127,3 +127,16 @@ def test_a_crowd_in_a_tight_cache(tiny_model: Path) -> None:
         tight.engine.scheduler.check()
     assert any(each.stats.num_cached for each in answers)
     assert any(each.stats.num_preempted for each in answers)
+
+
+def test_what_was_read_most_stays_longest(tiny_model: Path) -> None:
+    """Two prompts of the same length; the blocks of the one that evidence was asked about outlive the other's."""
+    model = llm(tiny_model, cache_bytes=30 * 2 * 2 * 2 * PAGE * 16 * 2, index="exact")
+    if not model.engine.runner.invariant:
+        pytest.skip("single pages are found where the kernels are invariant")
+    watched, other = prompt(10 * PAGE, seed=1), prompt(10 * PAGE, seed=2)
+    answer(model, watched, evidence=True)
+    answer(model, other)
+    answer(model, prompt(12 * PAGE, seed=3))  # more than is left: someone's pages go
+    assert answer(model, watched, max_tokens=1).stats.num_cached == len(watched) - 1
+    assert answer(model, other, max_tokens=1).stats.num_cached < len(other) - 1

@@ -9,6 +9,7 @@ import click
 
 from openm3.cli.answer import show_answer, summary
 from openm3.cli.options import ModelOptions, SamplingOptions, model_options, sampling_options
+from openm3.context.files import QUESTION
 from openm3.errors import InputError
 
 _HELP = "/reset forgets the conversation, /exit or Ctrl-D ends, Ctrl-C stops an answer"
@@ -16,9 +17,17 @@ _HELP = "/reset forgets the conversation, /exit or Ctrl-D ends, Ctrl-C stops an 
 
 @click.command()
 @click.option("--system", metavar="TEXT", help="What the model is told before the conversation.")
+@click.option(
+    "--load",
+    "loaded",
+    metavar="NAME",
+    help="Talk about a context of `openm3 context save`, without reading it again; with its model and options.",
+)
 @model_options
 @sampling_options(temperature=0.2, frequency_penalty=0.5, max_tokens=512)
-def chat(system: str | None, model_options: ModelOptions, sampling_options: SamplingOptions) -> None:
+def chat(
+    system: str | None, loaded: str | None, model_options: ModelOptions, sampling_options: SamplingOptions
+) -> None:
     """Talk with a model, turn by turn.
 
     Lines come from the terminal or a pipe. /reset forgets the conversation, /exit or Ctrl-D ends it, Ctrl-C stops
@@ -28,9 +37,12 @@ def chat(system: str | None, model_options: ModelOptions, sampling_options: Samp
     Examples:
       openm3 chat
       openm3 chat --system "You answer in one sentence." --temperature 0
+      openm3 chat --load sources
     """
     params = sampling_options.params()
-    llm = model_options.load()
+    if loaded is not None and system is not None:
+        raise InputError("--system", "would come before the context, which was read without it; leave it out")
+    llm, files = (model_options.load(), None) if loaded is None else model_options.load_with(loaded)
     interactive = sys.stdin.isatty()
     if interactive:
         with suppress(ImportError):
@@ -51,7 +63,8 @@ def chat(system: str | None, model_options: ModelOptions, sampling_options: Samp
             case "/help":
                 click.echo(_HELP, err=True)
                 continue
-        messages.append({"role": "user", "content": line})
+        text = QUESTION.format(context=files.render(), question=line) if files and not messages else line
+        messages.append({"role": "user", "content": text})
         try:
             answer = show_answer(llm, llm.encode_chat(messages), params)
         except InputError as error:

@@ -132,16 +132,15 @@ class Residency:
         """Takes all out of memory but the hottest pages, up to `keep` bytes of them."""
         page_bytes = self._size // self._num_pages
         count = min(keep // page_bytes, self._num_pages)
-        kept = np.sort(np.argsort(-self._heat_P, kind="stable")[:count]).tolist()
+        kept = np.sort(np.argpartition(-self._heat_P, max(count - 1, 0))[:count])
         for memory in self._memories:
-            one, after = len(memory) // self._num_pages, 0
-            for page in [*kept, self._num_pages]:
-                # Only whole pages of the system, which may be larger than ours.
-                start = -(-after * one // mmap.PAGESIZE) * mmap.PAGESIZE
-                stop = len(memory) if page == self._num_pages else page * one // mmap.PAGESIZE * mmap.PAGESIZE
-                if start < stop:
-                    memory.madvise(mmap.MADV_DONTNEED, start, stop - start)
-                after = page + 1
+            one = len(memory) // self._num_pages
+            # Between the kept ones; only whole pages of the system, which may be larger than ours.
+            starts = -(-np.append(0, (kept + 1) * one) // mmap.PAGESIZE) * mmap.PAGESIZE
+            stops = np.append(kept * one // mmap.PAGESIZE * mmap.PAGESIZE, len(memory))
+            some = starts < stops
+            for start, stop in zip(starts[some].tolist(), stops[some].tolist(), strict=True):
+                memory.madvise(mmap.MADV_DONTNEED, start, stop - start)
         self.held = count * page_bytes
         self._spill.shrunk()
 
