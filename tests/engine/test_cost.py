@@ -66,6 +66,16 @@ def test_a_long_answer_forgets_nothing_of_reading() -> None:
         assert cost.seconds(work) == pytest.approx(truth(work), rel=0.15)
 
 
+def test_a_row_more_is_cheap_after_a_prompt_and_a_few_tokens() -> None:
+    """Chunks show nothing of what a step costs by itself where products hide it; a draft has to be tried all the same."""
+    cost = StepCost()
+    cost.learn(Work.of(0, 512), 0.250)
+    cost.learn(Work.of(512, 988), 0.240)
+    for i in range(5):
+        cost.learn(Work.of(988 + i, 989 + i), 0.008)
+    assert cost.seconds(Work.of(993, 995)) < 1.2 * cost.seconds(Work.of(993, 994))
+
+
 def test_a_machine_that_becomes_slower_is_believed() -> None:
     cost = StepCost()
     work = Work.of(100, 101)

@@ -128,6 +128,18 @@ def test_a_tight_cache(tiny_model: Path, plain: LLM) -> None:
     assert idle(tight)
 
 
+@pytest.mark.parametrize("attention", ["dense", "sparse"])
+def test_a_window_that_overflows(tiny_model: Path, attention: str) -> None:
+    """Compactions between drafts."""
+    window = {"overflow": "compact", "max_context": 256, "attention": attention}
+    fast, slow = (load(tiny_model, speculation, **window) for speculation in ("auto", "off"))
+    params = replace(PARAMS["penalised"], max_tokens=200)
+    [answer], [expected] = (llm.generate([[1, 2, 3] * 50], params) for llm in (fast, slow))
+    assert answer.token_ids == expected.token_ids
+    assert answer.stats.num_dropped == expected.stats.num_dropped > 0
+    assert idle(fast)
+
+
 def test_cancelled_at_every_step(drafting: LLM) -> None:
     for num_events in (1, 5, 6, 9, 20, 40):
         _, events = drafting.stream(prompts()[-1], PARAMS["greedy"])

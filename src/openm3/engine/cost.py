@@ -1,9 +1,9 @@
 """What a step costs: a model of its time, learnt from the steps before. No torch here.
 
-A step reads the weights once and multiplies them with every row, the head's with those whose logits are wanted, reads
-the context of every sequence and multiplies it with every row of that sequence. So its time is
-`w · (rows, pairs, contexts, 1, logits)` with weights that are not negative, for any mix of prompts, answers and drafts.
-They are fitted by least squares of the relative error.
+A step reads the weights once and multiplies them with every row, reads the context of every sequence and multiplies it
+with every row of that sequence. So its time is `w · (rows, pairs, contexts, 1)` with four weights, none negative, for
+any mix of prompts, answers and drafts. They are fitted by least squares of the relative error. What the head costs for
+a row of an answer counts as part of a row: the first answers could not tell it from the cost of a step.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import astuple, dataclass, field
 _MEMORY = 0.9  # what a step still counts after another one of its size: about 10 are remembered
 _LATE = 2  # a step that takes longer than this many times what was expected was disturbed, and counts as if it took so
 _SWEEPS = 6
-_SIZE = 5  # of `_features`
+_SIZE = 4  # of `_features`
 _TINY = 1e-30
 
 
@@ -24,21 +24,19 @@ class Work:
 
     Attributes:
         rows: tokens.
-        logits: those of them whose logits are wanted.
         pairs: tokens that each of them sees, summed.
         contexts: tokens in the contexts of the sequences, summed.
     """
 
     rows: int = 0
-    logits: int = 0
     pairs: int = 0
     contexts: int = 0
 
     @classmethod
-    def of(cls, start: int, stop: int, logits: int = 0) -> Work:
+    def of(cls, start: int, stop: int) -> Work:
         """Tokens `start` to `stop - 1` of a sequence."""
         rows = stop - start
-        return cls(rows, logits, rows * (start + stop + 1) // 2, stop)
+        return cls(rows, rows * (start + stop + 1) // 2, stop)
 
     def __add__(self, other: Work) -> Work:
         return Work(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
@@ -65,8 +63,8 @@ class StepCost:
     """Learns from steps how long others will take.
 
     Steps of each size (powers of two of their rows) have a memory of their own, so a long answer doesn't make it forget
-    what reading costs. What the steps so far leave open is held for the cost of rows first, of logits last: a prompt is
-    then read in pieces that are rather too small, and a draft is tried.
+    what reading costs. What the steps so far leave open is held for the cost of rows first: a prompt is then read in
+    pieces that are rather too small.
     """
 
     def __init__(self) -> None:
@@ -108,4 +106,4 @@ class StepCost:
 
 
 def _features(work: Work) -> tuple[int, ...]:
-    return (work.rows, work.pairs, work.contexts, 1, work.logits)
+    return (work.rows, work.pairs, work.contexts, 1)

@@ -84,7 +84,7 @@ class Chunk:
     @property
     def work(self) -> Work:
         """What it is to compute it."""
-        return Work.of(self.start, self.end, self.num_logits)
+        return Work.of(self.start, self.end)
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ class Scheduler:
         draft = request.drafter.draft(room)
         count, gain, seconds = 0, draft.chance, self.cost.seconds(work)
         while count < len(draft.tokens):
-            longer = work + Work(1, 1, chunk.stop + count + 1, 1)
+            longer = work + Work(1, chunk.stop + count + 1, 1)
             longer_s = self.cost.seconds(longer)
             if gain * seconds <= expected * (longer_s - seconds):
                 break
