@@ -128,6 +128,17 @@ def test_quantised_keys_with_a_number_of_blocks_a_sequence(isa: str) -> None:
     assert 0 < index.scored_share < 0.9
 
 
+def test_tokens_without_a_choice_beside_bounded_ones(isa: str) -> None:
+    """One head: so many tokens are bounded together that the first of them see fewer blocks than are always read."""
+    x = build(Case(((400, 400), (390, 700)), num_kv_heads=1, group_size=1, head_dim=64, dtype=torch.bfloat16))
+    index = quantised(x.k_cache, x)
+    for sparse in (config(16, topk=2), config(16, topk=4, local=2, init=1)):
+        expected = select_blocks(x.q_THD, x.k_cache, x.batch, sparse, num_groups=1, backend="native")
+        ids = select_blocks(x.q_THD, x.k_cache, x.batch, sparse, num_groups=1, backend="native", quantised=index)
+        assert torch.equal(ids, expected)
+    assert 0 < index.scored_share < 0.9
+
+
 def test_strided_tensors() -> None:
     x = build(Case(((3, 300), (30, 200)), num_kv_heads=2, dtype=torch.bfloat16))
     expected = select_blocks(x.q_THD, x.k_cache, x.batch, config(16), num_groups=2, backend="native")

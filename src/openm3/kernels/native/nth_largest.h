@@ -31,4 +31,16 @@ inline float nth_largest(const float* values, int64_t count, int64_t rank) {
     return as_float(order);
 }
 
+// Writes the numbers of the `rank` largest of `count` values, ascending and counted from `first`; of equal ones the first.
+// At least `rank` are above -infinity. Returns the end of what was written.
+inline int32_t* write_largest(const float* values, int64_t count, int64_t rank, int64_t first, int32_t* to) {
+    const float least = nth_largest(values, count, rank);
+    int64_t room = rank;  // for values that are level with the last to get in
+    for (int64_t i = 0; i < count; ++i) room -= values[i] > least;
+    for (int64_t i = 0; i < count; ++i) {
+        if (values[i] > least || (values[i] == least && room-- > 0)) *to++ = static_cast<int32_t>(first + i);
+    }
+    return to;
+}
+
 }  // namespace openm3::OPENM3_ISA
