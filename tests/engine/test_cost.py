@@ -67,7 +67,7 @@ def test_a_long_answer_forgets_nothing_of_reading() -> None:
 
 
 def test_a_row_more_is_cheap_after_a_prompt_and_a_few_tokens() -> None:
-    """Chunks show nothing of what a step costs by itself where products hide it; a draft has to be tried all the same."""
+    """Chunks show nothing of what a step costs by itself, where products hide it; a draft is tried all the same."""
     cost = StepCost()
     cost.learn(Work.of(0, 512), 0.250)
     cost.learn(Work.of(512, 988), 0.240)
