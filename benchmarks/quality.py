@@ -60,7 +60,7 @@ def main() -> None:
         retention(run, name)
     for name in ("dense", f"sparse {options.blocks[-1]}"):
         find_keys(run, name)
-    for name in ("none", "ntk", "yarn", "clamped"):
+    for name in ("clamped", "none", "ntk", "yarn"):
         nll_by_position(run, name)
         find_keys(run, name)
     save("quality", run.report, table(run.report), options.out)

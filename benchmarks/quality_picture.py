@@ -26,6 +26,6 @@ def draw(report: dict[str, Any], path: Path) -> None:
         axis.set_yticks(range(len(depths)), [f"{float(depth):.0%}" for depth in depths], fontsize=7)
         axis.axvline(sum(length <= report["trained"] for length in lengths) - 0.5, color="black", linewidth=1)
     axes[0][0].set_ylabel("where the key is", fontsize=8)
-    figure.suptitle(f"{report['model']}: keys found; the line is the trained window", fontsize=9)
+    figure.suptitle(y=1.06, t=f"{report['model']}: keys found; the line is the trained window", fontsize=9)
     figure.colorbar(image, ax=axes[0].tolist(), shrink=0.8)
     figure.savefig(path, dpi=130, bbox_inches="tight")
