@@ -50,6 +50,19 @@ def test_each_sentence_has_what_stands_out_in_it() -> None:
     assert [each.start for each in evidence.references()] == [24, 48]
 
 
+def test_a_block_stands_out_among_thousands() -> None:
+    chance = np.random.default_rng(0)
+    ids = list(b"12345678" * 3000)
+    observed = Observed(SourceMap(ids, lambda token: bytes([token])), BLOCK)
+    for i in range(8):
+        mass_B = chance.exponential(1, 3000).astype(np.float32) ** 2
+        mass_B[1234] += 300 * (i == 3)
+        observed.add(mass_B / mass_B.sum())
+    [sentence] = observed.evidence(list(b"So it is")).sentences
+    [reference] = sentence.references
+    assert reference.start == 1234 * BLOCK
+
+
 def test_what_is_always_read_is_no_reference() -> None:
     evidence = observe("Always.", [usual(b5=0.5)] * 7)
     assert [sentence.references for sentence in evidence.sentences] == [()]

@@ -26,7 +26,9 @@ from openm3.context.sources import SourceMap, SourceSpan
 _SMALLEST = 1e-3  # mass below it is noise
 _FEW_TOKENS = 4  # of an answer with less than these nothing is usual
 _MOST_REFERENCES = 3  # of a sentence
-_SMALLEST_WEIGHT = 0.1  # of a reference
+_SMALLEST_WEIGHT = 0.1  # of a reference; where there are many blocks,
+_OF_MEAN = 2.5  # this many times the mean weight is enough
+_OF_BEST = 1 / 3  # and this share of the best one's is needed
 _SENTENCE_END = re.compile(rb"[.!?][\"')\]]*(?=\s)\s*|\n\s*")
 
 
@@ -143,11 +145,14 @@ class Observed:
 
     def _references(self, score_B: Masses, mass_B: Masses) -> tuple[Reference, ...]:
         total = float(score_B.sum()) or 1.0
+        least = max(
+            total * min(_SMALLEST_WEIGHT, _OF_MEAN / max(len(score_B), 1)), _OF_BEST * float(score_B.max(initial=0))
+        )
         best = sorted(range(len(score_B)), key=lambda block: (-score_B[block], block))[:_MOST_REFERENCES]
         return tuple(
             self.reference(block, float(score_B[block]) / total, float(mass_B[block]))
             for block in best
-            if score_B[block] >= _SMALLEST_WEIGHT * total
+            if score_B[block] >= least and score_B[block] > 0
         )
 
     def reference(self, block: int, weight: float, mass: float) -> Reference:
