@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import pytest
 from torch import Tensor
@@ -19,7 +19,7 @@ def say(text: str, patch: pytest.MonkeyPatch) -> None:
     tokenizer = byte_tokenizer(SMALLEST_VOCAB)
     ids = [*tokenizer.encode(text).ids, tokenizer.token_to_id(END)]
 
-    def sample(logits_LV: Tensor, requests: Sequence[Request], token_bytes: Callable[[int], bytes]) -> list[Sampled]:
-        return [Sampled(ids[len(request.output_ids)]) for request in requests]
+    def sample(logits_V: Tensor, request: Request, token_bytes: Callable[[int], bytes]) -> Sampled:
+        return Sampled(ids[len(request.output_ids)])
 
     patch.setattr(engine, "sample", sample)
