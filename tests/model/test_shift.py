@@ -65,17 +65,19 @@ def test_what_far_queries_see_stays(model: str) -> None:
 
 
 @pytest.mark.skipif("native" not in BACKENDS, reason="keys of 8 bits are the native backend's")
-def test_keys_of_8_bits_are_made_again() -> None:
+@pytest.mark.parametrize("far", [False, True])
+def test_keys_of_8_bits_are_made_again(far: bool) -> None:
     from openm3.kernels.select_blocks import QuantisedIndex
 
     config = MODELS["llama"]
-    cache = KVCache.allocate(config, 4, PAGE, torch.float32, quantised=True)
+    cache = KVCache.allocate(config, 4, PAGE, torch.float32, quantised=True, far=far)
     for kept in cache.layers:
         kept.k_PRSD.normal_()
+        kept.choosing.normal_()
     shift_pages(cache, [2], [-32], inverse_frequencies(config))
     for kept in cache.layers:
-        fresh = QuantisedIndex(kept.k_PRSD)
-        fresh.quantise(kept.k_PRSD, torch.tensor([2]))
+        fresh = QuantisedIndex(kept.choosing)
+        fresh.quantise(kept.choosing, torch.tensor([2]))
         assert kept.quantised is not None
         assert torch.equal(kept.quantised.keys_PXSC[2], fresh.keys_PXSC[2])
         assert torch.equal(kept.quantised.bounds_PX4[2], fresh.bounds_PX4[2])

@@ -54,7 +54,8 @@ def window_scores(
     layers = layers_of(cache)
     total = torch.zeros(())
     for number in layers:
-        keys_PXSC = cache.layers[number].choosing
+        layer = cache.layers[number]
+        keys_PXSC = layer.choosing if layer.far_k_PRSD is None else layer.k_PRSD  # far keys have no positions
         query_mC = _keys(keys_PXSC, pages, query, inv_freq_E, metric)
         best_mh = torch.cat(
             [
