@@ -51,6 +51,11 @@ def test_whole_and_streamed_answers_are_what_the_engine_says(service: Service, b
         assert [model.id for model in client.models.list()] == ["tiny"]
 
 
+def rounded(value: Any) -> Any:
+    """JSON with its numbers to five digits: in fp32 two answers side by side may differ in the last ones."""
+    return json.loads(json.dumps(value), parse_float=lambda digits: round(float(digits), 5))
+
+
 def test_evidence_names_messages_and_lines(base_url: str) -> None:
     text = "".join(f"number {i} is {i * i}\n" for i in range(30))
     wanted = {"openm3": {"evidence": True}}
@@ -66,7 +71,7 @@ def test_evidence_names_messages_and_lines(base_url: str) -> None:
             client.completions.create(model="default", prompt="hi", extra_body=wanted)
     assert [each["index"] for each in whole["openm3"]["evidence"]] == [0, 1]
     assert ["openm3" in chunk for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
-    assert chunks[-1]["openm3"]["evidence"] == [whole["openm3"]["evidence"][0]]
+    assert rounded(chunks[-1]["openm3"]["evidence"]) == rounded([whole["openm3"]["evidence"][0]])
     for sentence in whole["openm3"]["evidence"][0]["sentences"]:
         for reference in sentence["references"]:
             assert 0 < reference["weight"] <= 1 and reference["start"] < reference["stop"]
