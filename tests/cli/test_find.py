@@ -29,6 +29,14 @@ def test_prints_places_scores_and_excerpts(tiny_model: Path, tmp_path: Path) -> 
     assert any(part["text"].startswith("The sea is calm") for part in parts)
 
 
+def test_tells_what_a_small_window_drops(tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("".join(f"line {i}\n" for i in range(600)))
+    args = ["find", "-c", str(tmp_path), "line", "-m", str(tiny_model), "-k", "64"]
+    done = CliRunner().invoke(openm3, [*args, "--overflow", "compact", "--window", "2048"], catch_exceptions=False)
+    assert "2,048 of them fit into the window: what was dropped can't be found" in done.stderr
+    assert "a.txt:" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -84,6 +84,9 @@ def find(
     with Progress("reading", "tokens") as bar:
         num_tokens = context.read(files, bar.update)
     click.echo(f"{len(files.files)} files, {num_tokens:,} tokens, {llm.name}", err=True)
+    if num_tokens > llm.max_context:
+        fitting = f"{llm.max_context:,} of them fit into the window"
+        click.echo(f"{fitting}: what was dropped can't be found; set a larger --window", err=True)
     lines = {file.path: file.text.split("\n") for file in files.files}
     for found in context.retrieve(query, k or min(DEFAULT_TOKENS, num_tokens), metric):  # type: ignore[arg-type]
         for source in found.sources:
