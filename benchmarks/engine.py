@@ -7,7 +7,8 @@ the machine hits all alike; past the trained window there is one repeat. First a
 and of its reference kernels must be the same, and those of the file's own weights and of bf16 ones, else no speed is
 printed.
 
-- speed: prefill and decode of one request; drafts and the prefix cache are off.
+- speed: prefill and decode of one request; drafts and the prefix cache are off. Past the trained window positions go on
+  as in llama.cpp; "clamped" is what `openm3 ask` does there, and reads 3 times the blocks.
 - crowd: 16 requests at once at 2,048 tokens each, different texts, against one.
 - again: time to the first token of another question over the same context, against the first.
 - overhead: what scheduler, batch, sampler and engine take of a decode step beside the network.
@@ -45,6 +46,7 @@ CROWD, CROWD_TOKENS = 16, 2048
 TRAINED = 8192
 Engine = Callable[[list[int]], tuple[float, float]]  # prompt -> prefill and decode tokens/s
 Attention = Literal["dense", "sparse"]
+Extend = Literal["none", "clamped"]
 
 
 def main() -> None:
@@ -94,11 +96,11 @@ def gate(path: Path) -> None:
         raise SystemExit("gate: packed weights and bf16 ones gave different tokens; no speed is printed")
 
 
-def load(path: Path, attention: Attention, window: int, **options: Any) -> LLM:
+def load(path: Path, attention: Attention, window: int, *, extend: Extend = "none", **options: Any) -> LLM:
     """An engine whose window is the trained one, or longer where it must be."""
     gc.collect()  # the cache of the one before
     window = max(window, TRAINED)
-    return LLM(path, EngineConfig(attention=attention, max_context=window, speculation="off", **options))
+    return LLM(path, EngineConfig(attention=attention, max_context=window, speculation="off", extend=extend, **options))
 
 
 def load_seconds(path: Path) -> float:
@@ -112,6 +114,8 @@ def speed(path: Path, probe: LLM, context: int, repeats: int) -> dict[str, Any]:
     window = context + DECODED
     prompt = text_tokens(probe, context)
     llms = {kind: load(path, kind, window, prefix_cache=False) for kind in ("dense", "sparse")}
+    if window > TRAINED:
+        llms["clamped"] = load(path, "sparse", window, prefix_cache=False, extend="clamped")
     engines: dict[str, Engine] = {kind: lambda prompt, llm=llm: ours(llm, prompt) for kind, llm in llms.items()}
     if (peer := llama_cpp(path, window)) is not None:
         engines["llama.cpp"] = peer
