@@ -10,9 +10,10 @@ Each figure is of a process of its own, because peaks of memory are wanted (VmHW
   128K and at the end; then decodes behind a second question, and keeps the context.
 - in memory: loads that context with all of it in memory, and decodes the same. Its tokens have to be the spilled ones.
 
-`--long 0` leaves the last two out. Positions go on as within the trained window (`extend` none). The gate: spilled, kept and plain engines give the same greedy tokens, else nothing
-is printed. Text is Python source of the standard library. `--m3 LAYERS` takes a random model of M3's attention geometry
-instead (64 query heads, 4 of keys, head size 128, an index branch in every layer) with random tokens.
+`--long 0` leaves the last two out. Positions go on as within the trained window (`extend` none). The gate: spilled,
+kept and plain engines give the same greedy tokens, else nothing is printed. Text is Python source of the standard
+library. `--m3 LAYERS` takes a random model of M3's attention geometry instead (64 query heads, 4 of keys, head size
+128, an index branch in every layer) with random tokens.
 
 On two quiet cores of a Zen 5: 32K tokens of the default model take 50 s, 256K half an hour and 14 GB on disk. The scan
 of blocks is quadratic: `--m3 1 --tokens 4096 --long 1048448 --cache-gb 2` takes 3/4 h, and 5 GB on disk.
@@ -30,7 +31,7 @@ import time
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -123,7 +124,8 @@ def run(
     """Reads or loads a context, asks twice, and keeps it where it has a name."""
     spilling = {"spill": True, "spill_dir": folder, "cache_bytes": int(cache_gb * (1 << 30))} if cache_gb else {}
     started = time.perf_counter()
-    llm = LLM(model, EngineConfig(attention="sparse" if sparse else "auto", max_context=tokens + ROOM, extend="none", **spilling))
+    attention: Literal["sparse", "auto"] = "sparse" if sparse else "auto"
+    llm = LLM(model, EngineConfig(attention=attention, max_context=tokens + ROOM, extend="none", **spilling))
     out: dict[str, Any] = {"model_s": time.perf_counter() - started}
     ids = text(llm, tokens) if sparse else random_tokens(llm, tokens)
     store = Store(Path(folder) / "contexts")
