@@ -119,8 +119,9 @@ def test_the_window_is_not_drafted_past(drafting: LLM) -> None:
 
 def test_a_tight_cache(tiny_model: Path, plain: LLM) -> None:
     """Preemptions and evictions between drafts."""
-    page_bytes = 2 * 2 * 2 * PAGE * 16 * 2
-    tight = load(tiny_model, cache_bytes=16 * page_bytes)
+    cache = plain.engine.runner.cache
+    one_page = sum(tensor[0].nbytes for layer in cache.layers for tensor in layer.tensors().values())
+    tight = load(tiny_model, cache_bytes=16 * one_page)
     params = replace(PARAMS["greedy"], max_tokens=90)
     answers = tight.generate(prompts(), params)
     assert [each.token_ids for each in answers] == [plain.generate([each], params)[0].token_ids for each in prompts()]
@@ -161,8 +162,8 @@ def test_keys_in_8_bits_are_those_of_the_answer(tiny_model: Path) -> None:
     pages = list(range(full))
     for layer in llm.engine.runner.cache.layers:
         assert layer.quantised is not None
-        fresh = QuantisedIndex(layer.k_PRSD)
-        fresh.update(layer.k_PRSD, PagedBatch.build([full * PAGE], [full * PAGE], [pages], PAGE))
+        fresh = QuantisedIndex(layer.choosing)
+        fresh.update(layer.choosing, PagedBatch.build([full * PAGE], [full * PAGE], [pages], PAGE))
         for name in ("keys_PXSC", "centre_PXC", "bounds_PX4"):
             assert torch.equal(getattr(layer.quantised, name)[:full], getattr(fresh, name)[:full]), name
 

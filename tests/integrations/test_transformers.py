@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from typing import Any
 
 import pytest
@@ -50,6 +51,8 @@ def ours(eager: Any) -> Any:
     return model
 
 
+# What transformers calls the argument, before 5.24 and since.
+CACHE = "cache" if "cache" in inspect.signature(MiniMaxM3VLTextModel.forward).parameters else "past_key_values"
 IDS = torch.randint(0, 100, (2, 150), generator=torch.Generator().manual_seed(0))
 
 
@@ -67,7 +70,7 @@ def test_cached_decode_and_chunks(eager: Any, ours: Any) -> None:
     expected = hidden(eager, input_ids=IDS).last_hidden_state
     cache, parts = None, []
     for part in IDS.split([60, 40, *[1] * 50], dim=1):
-        out = hidden(ours, input_ids=part, past_key_values=cache, use_cache=True)
+        out = hidden(ours, input_ids=part, use_cache=True, **{CACHE: cache})
         cache = out.past_key_values
         parts.append(out.last_hidden_state)
     torch.testing.assert_close(torch.cat(parts, 1), expected, atol=2e-5, rtol=0)

@@ -205,7 +205,8 @@ def test_rotate_and_write(head_dim: int) -> None:
     pairs = ((ours, expected), (y.k_cache, x.k_cache), (y.v_cache, x.v_cache))
     for cache, other in pairs:
         assert torch.equal(cache.cpu().isnan(), other.isnan()), "slots without a new token are left alone"
-        torch.testing.assert_close(cache.cpu().nan_to_num(), other.nan_to_num(), atol=0.02, rtol=0)
+        # The interpreter cuts where it should round: one step of bfloat16.
+        torch.testing.assert_close(cache.cpu().nan_to_num(), other.nan_to_num(), atol=1e-3, rtol=2**-7)
 
 
 def test_addresses_beyond_32_bits() -> None:
