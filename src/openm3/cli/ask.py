@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from openm3.cli.answer import INTERRUPTED, references, show_answer, summary
-from openm3.cli.options import ModelOptions, SamplingOptions, model_options, sampling_options
+from openm3.cli.options import ModelOptions, SamplingOptions, context_option, model_options, sampling_options
 from openm3.context.files import QUESTION, Collection, collect
 from openm3.context.sources import SourceMap
 from openm3.errors import InputError
@@ -28,14 +28,7 @@ DEFAULT_ANSWER_TOKENS = 256
 
 @click.command()
 @click.argument("question")
-@click.option(
-    "-c",
-    "--context",
-    "paths",
-    multiple=True,
-    metavar="PATH",
-    help="A file, folder or glob to read; may be given again. Folders respect .gitignore.",
-)
+@context_option("read")
 @click.option(
     "--image",
     "images",

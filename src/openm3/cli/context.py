@@ -11,7 +11,7 @@ import click
 
 from openm3.cli.answer import INTERRUPTED, show_answer
 from openm3.cli.ask import DEFAULT_ANSWER_TOKENS, Question, fit_files, tell_skipped
-from openm3.cli.options import ModelOptions, contexts_here, model_options
+from openm3.cli.options import ModelOptions, context_option, contexts_here, model_options
 from openm3.cli.progress import Progress, format_amount
 from openm3.context.files import Collection, collect
 from openm3.context.store import digest
@@ -36,15 +36,7 @@ def context() -> None:
 
 @context.command()
 @click.argument("name")
-@click.option(
-    "-c",
-    "--context",
-    "paths",
-    multiple=True,
-    required=True,
-    metavar="PATH",
-    help="A file, folder or glob to read; may be given again. Folders respect .gitignore.",
-)
+@context_option("read", required=True)
 @click.option("--fit", is_flag=True, help="When the files are more than the window, leave out the last ones.")
 @model_options
 def save(name: str, paths: tuple[str, ...], fit: bool, model_options: ModelOptions) -> None:

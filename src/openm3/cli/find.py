@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from openm3.cli.ask import tell_skipped
-from openm3.cli.options import ModelOptions, model_options
+from openm3.cli.options import ModelOptions, context_option, model_options
 from openm3.cli.progress import Progress
 from openm3.context.files import collect
 from openm3.errors import InputError
@@ -24,14 +24,7 @@ _EXCERPT_WIDTH = 100
 
 @click.command()
 @click.argument("query")
-@click.option(
-    "-c",
-    "--context",
-    "paths",
-    multiple=True,
-    metavar="PATH",
-    help="A file, folder or glob to search; may be given again. Folders respect .gitignore.",
-)
+@context_option("search")
 @click.option(
     "--load",
     "loaded",

@@ -233,6 +233,19 @@ _MODEL_OPTIONS = (
 )  # fmt: skip
 
 
+def context_option(verb: str, *, required: bool = False) -> Callable[[Command], Command]:
+    """`--context PATH`, given as `paths`; `verb` is what is done with the files."""
+    return click.option(
+        "-c",
+        "--context",
+        "paths",
+        multiple=True,
+        required=required,
+        metavar="PATH",
+        help=f"A file, folder or glob to {verb}; may be given again. Folders respect .gitignore.",
+    )
+
+
 def model_options(command: Command) -> Command:
     """Adds the model's options; the command gets them as one `ModelOptions` named `model_options`."""
     return _grouped(command, _MODEL_OPTIONS, ModelOptions, "model_options")
