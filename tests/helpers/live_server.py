@@ -9,18 +9,19 @@ from contextlib import contextmanager
 from typing import Any
 
 from openm3.server.listener import Server, listen, url
+from openm3.server.settings import Settings
 
 
 @contextmanager
-def live_server(service: Any, **options: Any) -> Generator[str, None, None]:
+def live_server(service: Any, **settings: Any) -> Generator[str, None, None]:
     """Serves `service` (the real one or a scripted one) on a free port and yields the base URL.
 
     Args:
-        options: of `openm3.server.listener.Server`.
+        settings: fields of `openm3.server.settings.Settings`.
     """
     ready = threading.Event()
     with listen("127.0.0.1", 0) as listener:
-        server = Server(service, on_ready=ready.set, **options)
+        server = Server(service, Settings(**settings), on_ready=ready.set)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="live-server")
         thread.start()
         try:

@@ -12,9 +12,9 @@ from openai.types.chat import completion_create_params as chat_params
 
 from helpers.live_server import live_server
 from helpers.scripted import ScriptedService
-from openm3.server.app import MAX_BODY_BYTES
 from openm3.server.schema.chat import ChatRequest
 from openm3.server.schema.completions import CompletionRequest
+from openm3.server.settings import Settings
 
 HI: list[Any] = [{"role": "user", "content": "hi"}]
 
@@ -144,7 +144,7 @@ def test_a_form_is_not_read_as_json(post: Post) -> None:
 
 @pytest.mark.parametrize("declared", [True, False])
 def test_a_body_over_the_limit(post: Post, declared: bool) -> None:
-    body = b" " * (MAX_BODY_BYTES + 1)
+    body = b" " * (Settings().max_body_bytes + 1)
     response = post(content=body if declared else (body[i : i + (1 << 20)] for i in range(0, len(body), 1 << 20)))
     assert _error(response, 413)[:2] == (None, "body_too_large")
 

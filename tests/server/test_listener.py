@@ -97,10 +97,11 @@ import sys
 from contextlib import suppress
 from helpers.scripted import ScriptedService
 from openm3.server.listener import Server, listen, url
+from openm3.server.settings import Settings
 
 with listen("127.0.0.1", 0) as listener, suppress(KeyboardInterrupt):
     ready = lambda: print(url(listener), flush=True)
-    Server(ScriptedService(tokens=["x"] * 1000, delay_s=0.05), grace_s=0.2, on_ready=ready).run([listener])
+    Server(ScriptedService(tokens=["x"] * 1000, delay_s=0.05), Settings(grace_s=0.2), on_ready=ready).run([listener])
 """
 
 

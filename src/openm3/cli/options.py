@@ -248,7 +248,7 @@ def context_option(verb: str, *, required: bool = False) -> Callable[[Command], 
 
 def model_options(command: Command) -> Command:
     """Adds the model's options; the command gets them as one `ModelOptions` named `model_options`."""
-    return _grouped(command, _MODEL_OPTIONS, ModelOptions, "model_options")
+    return grouped(command, _MODEL_OPTIONS, ModelOptions, "model_options")
 
 
 def sampling_options(
@@ -275,10 +275,10 @@ def sampling_options(
         click.option("--seed", type=int, help="The same seed gives the same answer."),
         click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given again."),
     )  # fmt: skip
-    return lambda command: _grouped(command, options, SamplingOptions, "sampling_options")
+    return lambda command: grouped(command, options, SamplingOptions, "sampling_options")
 
 
-def _grouped(command: Command, options: tuple[Any, ...], group: type[Any], name: str) -> Command:
+def grouped(command: Command, options: tuple[Any, ...], group: type[Any], name: str) -> Command:
     """Applies click options whose values reach the command as one dataclass."""
 
     def with_group(**values: Any) -> None:

@@ -2,11 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
 
-from openm3.cli.options import ModelOptions, model_options
+from openm3.cli.options import Command, ModelOptions, grouped, model_options
+from openm3.server.settings import Settings
+
+
+def _setting_options() -> list[Callable[[Any], Any]]:
+    """An option for each field of `Settings`, with the field's type, default and help."""
+    kinds = get_type_hints(Settings)
+    options = []
+    for field in fields(Settings):
+        name, kind, default = f"--{field.name.replace('_', '-')}", kinds[field.name], field.default
+        about: dict[str, Any] = {"default": default, "show_default": default not in (None, ())}
+        if get_origin(kind) is tuple:
+            name, about["type"], about["multiple"] = name.removesuffix("s"), get_args(kind)[0], True
+        elif get_origin(kind) is Literal:
+            about["type"] = click.Choice(get_args(kind))
+        elif kind is bool:
+            name = f"{name}/--no-{name[2:]}" if default else name
+            about["is_flag"] = True
+        else:  # int, float, str, or one of them or None
+            about["type"] = next(each for each in get_args(kind) or (kind,) if each is not type(None))
+        options.append(click.option(name, field.name, help=field.metadata["help"],
+                                    metavar=field.metadata["metavar"], **about))  # fmt: skip
+    return options
+
+
+def _setting_group(command: Command) -> Command:
+    """Adds the settings' options; the command gets them as one `Settings` named `settings`."""
+    return grouped(command, tuple(_setting_options()), Settings, "settings")
 
 
 @click.command()
@@ -18,8 +48,9 @@ from openm3.cli.options import ModelOptions, model_options
     show_default=True,
     help="Port to listen on; 0 takes a free one.",
 )
+@_setting_group
 @model_options
-def serve(host: str, port: int, model_options: ModelOptions) -> None:
+def serve(host: str, port: int, settings: Settings, model_options: ModelOptions) -> None:
     """Serve a model over HTTP, to the clients of the OpenAI API.
 
     Ctrl-C stops it: running requests get a few seconds to end, a second Ctrl-C cuts them.
@@ -36,6 +67,6 @@ def serve(host: str, port: int, model_options: ModelOptions) -> None:
         from openm3.engine.service import Service  # takes seconds, so after the port is ours
 
         ready = f"{llm.name} is at {url(listener)}/v1; Ctrl-C stops it"
-        server = Server(Service(llm), on_ready=lambda: click.echo(ready, err=True))
+        server = Server(Service(llm), settings, on_ready=lambda: click.echo(ready, err=True))
         with suppress(KeyboardInterrupt):  # raised again by uvicorn when everything is closed
             server.run(sockets=[listener])

@@ -13,15 +13,15 @@ from openm3.server import errors
 from openm3.server.body import BodyLimit
 from openm3.server.boundary import RequestBoundary
 from openm3.server.routes import chat, completions, health, models
+from openm3.server.settings import Settings
 
 if TYPE_CHECKING:
     from openm3.engine.service import Service
 
-MAX_BODY_BYTES = 64 << 20
 
-
-def create_app(service: Service) -> FastAPI:
+def create_app(service: Service, settings: Settings | None = None) -> FastAPI:
     """The application that serves `service`, which it starts and closes with itself."""
+    settings = settings or Settings()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
@@ -33,7 +33,7 @@ def create_app(service: Service) -> FastAPI:
 
     # No documentation pages: they would load scripts of third parties. The document itself is there.
     app = FastAPI(title="OpenM3", version=openm3.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequestBoundary)  # added last, so it is the outer one
     errors.install(app)
     for endpoints in (chat, completions, models, health):

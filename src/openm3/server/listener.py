@@ -12,14 +12,12 @@ import uvicorn
 
 from openm3.errors import InputError
 from openm3.server.app import create_app
+from openm3.server.settings import Settings
 
 if TYPE_CHECKING:
     from openm3.engine.service import Service
 
-GRACE_S = 5.0
-"""How long running requests may go on after the server was told to stop."""
-
-_CLOSING_S = 5  # for what is left to be said after that; then connections are cut
+_CLOSING_S = 5  # for what is left to be said after the grace; then connections are cut
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -48,23 +46,23 @@ def url(listener: socket.socket) -> str:
 class Server(uvicorn.Server):
     """Serves a service until a signal or `should_exit`.
 
-    Then it accepts nothing more, lets running requests end for `grace_s`, and cancels the rest through the
+    Then it accepts nothing more, lets running requests end for `settings.grace_s`, and cancels the rest through the
     service, so that every one of them gets its error and no connection is cut in the middle.
     """
 
     def __init__(
-        self, service: Service, *, grace_s: float = GRACE_S, on_ready: Callable[[], None] = lambda: None
+        self, service: Service, settings: Settings | None = None, *, on_ready: Callable[[], None] = lambda: None
     ) -> None:
+        self._settings = settings or Settings()
         config = uvicorn.Config(
-            create_app(service),
+            create_app(service, self._settings),
             log_config=None,  # logging is the program's, not the library's, to set up
             access_log=False,
             server_header=False,
-            timeout_graceful_shutdown=int(grace_s) + _CLOSING_S,
+            timeout_graceful_shutdown=int(self._settings.grace_s) + _CLOSING_S,
         )
         super().__init__(config)
         self._service = service
-        self._grace_s = grace_s
         self._on_ready = on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -79,5 +77,5 @@ class Server(uvicorn.Server):
             cancelling.cancel()
 
     async def _cancel_requests(self) -> None:
-        await asyncio.sleep(self._grace_s)
+        await asyncio.sleep(self._settings.grace_s)
         await self._service.aclose()
