@@ -9,11 +9,12 @@ a row of an answer counts as part of a row: the first answers could not tell it 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import astuple, dataclass, field
+from dataclasses import dataclass, field
 
 _MEMORY = 0.9  # what a step still counts after another one of its size: about 10 are remembered
 _LATE = 2  # a step that takes longer than this many times what was expected was disturbed, and counts as if it took so
 _SWEEPS = 6
+_STALE = 8  # steps after which the weights are fitted again even if nobody asked, to tell which steps were disturbed
 _SIZE = 4  # of `_features`
 _TINY = 1e-30
 
@@ -39,7 +40,7 @@ class Work:
         return cls(rows, rows * (start + stop + 1) // 2, stop)
 
     def __add__(self, other: Work) -> Work:
-        return Work(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        return Work(self.rows + other.rows, self.pairs + other.pairs, self.contexts + other.contexts)
 
 
 @dataclass
@@ -70,7 +71,7 @@ class StepCost:
     def __init__(self) -> None:
         self._fits: dict[int, _Fit] = {}
         self._weights = [0.0] * _SIZE
-        self._is_fitted = True
+        self._num_unfitted = 0  # steps that the weights don't know yet
 
     @property
     def knows(self) -> bool:
@@ -79,18 +80,25 @@ class StepCost:
 
     def seconds(self, work: Work) -> float:
         """The time that a step is expected to take; 0 as long as none was seen."""
-        if not self._is_fitted:
+        if self._num_unfitted:
             self._fit()
-        return sum(weight * x for weight, x in zip(self._weights, _features(work), strict=True))
+        return self._expected(work)
 
     def learn(self, work: Work, seconds: float) -> None:
         """A step was measured."""
         size = work.rows.bit_length()
-        if size in self._fits:
-            seconds = min(seconds, _LATE * self.seconds(work))
+        if size not in self._fits:
+            self._fits[size], self._num_unfitted = _Fit(), _STALE
+        else:
+            if self._num_unfitted >= _STALE:
+                self._fit()
+            seconds = min(seconds, _LATE * self._expected(work))
         scale = 1 / max(seconds, 1e-9)
-        self._fits.setdefault(size, _Fit()).add(scale * x for x in _features(work))
-        self._is_fitted = False
+        self._fits[size].add(scale * x for x in _features(work))
+        self._num_unfitted += 1
+
+    def _expected(self, work: Work) -> float:
+        return sum(weight * x for weight, x in zip(self._weights, _features(work), strict=True))
 
     def _fit(self) -> None:
         """Minimises by one weight after the other, from the last ones on."""
@@ -102,7 +110,7 @@ class StepCost:
             for i in range(_SIZE):
                 others = sum(products[i][j] * weights[j] for j in range(_SIZE) if j != i)
                 weights[i] = max(0.0, (targets[i] - others) / (products[i][i] + _TINY))
-        self._is_fitted = True
+        self._num_unfitted = 0
 
 
 def _features(work: Work) -> tuple[int, ...]:

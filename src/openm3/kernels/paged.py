@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -97,8 +98,7 @@ class PagedBatch:
         table = torch.full((len(pages), widest), -1, dtype=torch.int32)
         for row, page_ids in zip(table, pages, strict=True):
             row[: len(page_ids)] = torch.tensor(page_ids, dtype=torch.int32)
-        starts = torch.zeros(len(query_lens) + 1, dtype=torch.int32)
-        starts[1:] = torch.tensor(query_lens, dtype=torch.int32).cumsum(0)
+        starts = torch.tensor([0, *accumulate(query_lens)], dtype=torch.int32)
         return cls(starts, torch.tensor(context_lens, dtype=torch.int32), table, page_size)
 
     @classmethod
