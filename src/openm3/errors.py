@@ -5,6 +5,7 @@
     ├── DownloadError   a model that can't be fetched
     ├── StoreError      a context on disk that can't be read or written
     └── InputError      a request, an option or a context that can't be served; `field` names it
+        └── WindowError     a prompt that is longer than the window
 
 Wrong tensors given to a kernel raise `ValueError`; a broken invariant of our own is an `AssertionError`.
 """
@@ -40,3 +41,7 @@ class InputError(OpenM3Error):
         super().__init__(f"{field}: {message}")
         self.field = field
         self.message = message
+
+
+class WindowError(InputError):
+    """A prompt and the least of an answer are more than the model's window."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from openm3.engine.output import Delta, Event, FinishReason, Progress, TokenLogprob
+from openm3.engine.output import Delta, Event, FinishReason, Progress, Stats, TokenLogprob
 from openm3.engine.params import SamplingParams
 from openm3.engine.prompt import Prompt
-from openm3.errors import InputError
+from openm3.errors import InputError, WindowError
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ class ScriptedService:
     async def stream(self, prompt: Prompt | Sequence[int], params: SamplingParams) -> AsyncGenerator[Event, None]:
         prompt_ids = prompt.ids if isinstance(prompt, Prompt) else prompt
         if not 0 < len(prompt_ids) < self.llm.max_context:
-            raise InputError("prompt", f"has {len(prompt_ids)} tokens; the window is {self.llm.max_context}")
+            raise WindowError("prompt", f"has {len(prompt_ids)} tokens; the window is {self.llm.max_context}")
         request_id = str(len(self.requests))
         self.requests.append((list(prompt_ids), params))
         self._num_running += 1
@@ -101,14 +101,14 @@ class ScriptedService:
         try:
             await asyncio.sleep(0)  # as long as an engine's thread takes at the least
             yield Progress(request_id, len(prompt_ids), len(prompt_ids))
-            async for delta in self._answer(request_id, params):
+            async for delta in self._answer(request_id, len(prompt_ids), params):
                 ended = delta.finish_reason is not None
                 yield delta
         finally:
             self._num_running -= 1
             self.num_cancelled += not ended
 
-    async def _answer(self, request_id: str, params: SamplingParams) -> AsyncGenerator[Delta, None]:
+    async def _answer(self, request_id: str, num_prompt: int, params: SamplingParams) -> AsyncGenerator[Delta, None]:
         said = b""
         limit = params.max_tokens or math.inf
         for place, token in enumerate(self.tokens, start=1):
@@ -128,7 +128,11 @@ class ScriptedService:
                 reason = FinishReason.STOP
             elif place == limit:
                 reason = FinishReason.LENGTH
-            yield Delta(request_id, text[len(before) :], place, reason, self._logprob(place, raw, params))
+            delta = Delta(request_id, text[len(before) :], place, reason, self._logprob(place, raw, params))
+            if reason:
+                stop = next((stop for stop in params.stop if stop in said.decode(errors="ignore")), None)
+                delta = replace(delta, stop=stop, stats=_stats(num_prompt, place))
+            yield delta
             if reason:
                 return
 
@@ -144,3 +148,8 @@ class ScriptedService:
             return None
         others = (TokenLogprob(token_id, token, -0.5), TokenLogprob(0, b"\xf0", -math.inf))
         return TokenLogprob(token_id, token, -0.5, others[: params.logprobs])
+
+
+def _stats(num_prompt: int, num_generated: int) -> Stats:
+    """A request that cost no time; the half of its prompt was known."""
+    return Stats(num_prompt, num_generated, 0.0, 0.0, 0.0, 1, 1, num_cached=num_prompt // 2)

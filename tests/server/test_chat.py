@@ -28,6 +28,8 @@ def test_whole_answer(client: OpenAI, service: ScriptedService) -> None:
     assert answer.usage.prompt_tokens == len("<user>hi\n")
     assert answer.usage.completion_tokens == 4
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + 4
+    assert answer.usage.prompt_tokens_details is not None
+    assert answer.usage.prompt_tokens_details.cached_tokens == answer.usage.prompt_tokens // 2
     assert service.num_cancelled == 0
 
 
@@ -175,4 +177,5 @@ def test_a_prompt_over_the_window_is_refused_before_a_stream_begins(client: Open
     messages: list[Any] = [{"role": "user", "content": "x" * 2000}]
     with pytest.raises(BadRequestError, match="window is 1000") as caught:
         client.chat.completions.create(model="default", messages=messages, stream=stream)
-    assert (caught.value.param, caught.value.code) == ("messages", "invalid_value")
+    assert (caught.value.param, caught.value.code) == ("messages", "context_length_exceeded")
+    assert caught.value.response.json()["base_resp"]["status_code"] == 1039

@@ -31,8 +31,9 @@ def _error(response: httpx.Response, status: int = 400) -> tuple[str | None, str
     assert response.status_code == status
     assert response.headers["x-request-id"].startswith("req_")
     assert response.headers["content-type"] == "application/json"
-    [(key, error)] = response.json().items()
-    assert key == "error"
+    body = response.json()
+    error, told = body.pop("error"), body.pop("base_resp")
+    assert not body and told["status_msg"] == error["message"] and told["status_code"] > 1000
     assert set(error) == {"message", "type", "param", "code"}
     assert error["type"] == ("invalid_request_error" if status < 500 else "server_error")
     return error["param"], error["code"], error["message"]

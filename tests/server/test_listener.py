@@ -122,4 +122,4 @@ def test_signals_stop_it_without_a_word(sign: signal.Signals, status: int) -> No
         thread.join()
     assert errors == ""
     assert process.returncode == status
-    assert answers[0].text.rstrip().endswith('"code":"cancelled"}}')
+    assert '"code":"cancelled"' in answers[0].text.splitlines()[-2]

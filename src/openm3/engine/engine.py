@@ -25,7 +25,7 @@ from openm3.engine.request import Request, State
 from openm3.engine.runner import Runner
 from openm3.engine.sampler import Sampled, sample
 from openm3.engine.scheduler import Chunk, Scheduler
-from openm3.errors import InputError
+from openm3.errors import InputError, WindowError
 from openm3.model.watch import Watch
 from openm3.text.detokenize import Detokenizer, StopStrings
 from openm3.text.dialect import marker_ids, may_begin_to_think
@@ -124,7 +124,7 @@ class Engine:
             why = ""
             if self.config.overflow == "compact":
                 why = ", and a prompt with images or videos can't be compacted"
-            raise InputError(
+            raise WindowError(
                 "prompt",
                 f"{num_prompt} tokens are {1 - room} too many: the window is {window} tokens "
                 f"and the answer needs at least one{why}",
@@ -267,14 +267,15 @@ class Engine:
                 tail, hit = answer.stops.push(answer.detokenizer.finish())
                 text += tail + ("" if hit else answer.stops.finish())
             self._end(request, reason)
-        evidence = None if reason is None else _evidence(request)
-        return Delta(request.request_id, text, token_id, reason, sampled.logprob, evidence)
+        delta = Delta(request.request_id, text, token_id, reason, sampled.logprob)
+        return delta if reason is None else replace(delta, evidence=_evidence(request), stop=hit, stats=request.stats())
 
     def _cut(self, answer: _Answer) -> Delta:
         """Ends an answer that no token can go on with."""
         request, text = answer.request, answer.detokenizer.finish()
         self._end(request, FinishReason.LENGTH)
-        return Delta(request.request_id, text, None, FinishReason.LENGTH, evidence=_evidence(request))
+        reason, evidence, stats = FinishReason.LENGTH, _evidence(request), request.stats()
+        return Delta(request.request_id, text, None, reason, evidence=evidence, stats=stats)
 
     def _end(self, request: Request, reason: FinishReason) -> None:
         if request.state is not State.FINISHED:

@@ -74,6 +74,8 @@ class Delta:
         finish_reason: set in a request's last delta and only there.
         logprob: set when the request asked for log probabilities.
         evidence: in the last delta of a request that asked for it.
+        stop: in the last delta, the stop string that ended the answer.
+        stats: in the last delta, unless the request was cancelled.
     """
 
     request_id: str
@@ -82,6 +84,8 @@ class Delta:
     finish_reason: FinishReason | None = None
     logprob: TokenLogprob | None = None
     evidence: Evidence | None = None
+    stop: str | None = None
+    stats: Stats | None = None
 
 
 @dataclass(frozen=True)

@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fastapi import Request, Response
 from pydantic import BaseModel
 
-from openm3.engine.output import Compacted, Delta, Event, FinishReason, TokenLogprob
+from openm3.engine.output import Compacted, Delta, FinishReason, Stats, TokenLogprob
 from openm3.engine.params import SamplingParams
 from openm3.engine.prompt import Prompt
 from openm3.errors import InputError
 from openm3.server.disconnect import EventStream, until_disconnect
 from openm3.server.errors import ApiError, as_api_error
 from openm3.server.schema import response
-from openm3.server.schema.request import GenerationRequest
 from openm3.server.wording import Piece, Wording
 from openm3.text import parse
 
@@ -41,6 +39,7 @@ class Answer:
         service: generates.
         prompts, params: what is asked.
         fields: as in `renamed`.
+        one_call: a choice ends with its first tool call.
     """
 
     def __init__(
@@ -49,21 +48,24 @@ class Answer:
         prompts: Sequence[Prompt | Sequence[int]],
         params: Sequence[SamplingParams],
         fields: Mapping[str, str],
+        *,
+        one_call: bool = False,
     ) -> None:
-        self._fields = fields
-        self._streams = [service.stream(prompt, each) for prompt in prompts for each in params]
-        self._parsers = [prompt.parser() if isinstance(prompt, Prompt) else None for prompt in prompts for _ in params]
-        self._with_logprobs = params[0].logprobs is not None
+        self._service, self._prompts, self._params = service, prompts, params
+        self._fields, self._one_call = fields, one_call
         self._num_prompt = sum(len(prompt.ids if isinstance(prompt, Prompt) else prompt) for prompt in prompts)
-        self._num_generated = self._num_dropped = 0
+        self._num_generated = self._num_thought = self._num_dropped = 0
+        self._num_cached: dict[int, int] = {}  # by prompt: of the choice that was first to end
 
     @property
     def usage(self) -> response.Usage:
-        """The tokens so far."""
+        """The tokens so far; how many of the prompts were known is told once a choice of each has ended."""
         return response.Usage(
             prompt_tokens=self._num_prompt,
             completion_tokens=self._num_generated,
             total_tokens=self._num_prompt + self._num_generated,
+            prompt_tokens_details=response.PromptDetails(cached_tokens=sum(self._num_cached.values())),
+            completion_tokens_details=response.CompletionDetails(reasoning_tokens=self._num_thought),
             dropped_tokens=self._num_dropped or None,
         )
 
@@ -74,53 +76,109 @@ class Answer:
             InputError: a prompt can't be served; raised before its choices have a piece.
             ApiError: the server stopped before the answer was complete.
         """
-        # Log probabilities of tokens whose text is still to come, for every choice that was opened.
-        held: dict[int, list[TokenLogprob]] = {}
+        asked = [(i, prompt, params) for i, prompt in enumerate(self._prompts) for params in self._params]
+        choices = [self._choice(index, *each) for index, each in enumerate(asked)]
         with renamed(self._fields):
-            async with aclosing(_merge(self._streams)) as events:
-                async for index, event in events:
-                    if index not in held:
-                        held[index] = []
-                        yield Piece(index)
-                    if isinstance(event, Compacted):
-                        self._num_dropped += sum(span.stop - span.start for span in event.dropped)
-                    if not isinstance(event, Delta):
-                        continue
-                    if event.finish_reason is FinishReason.CANCELLED:
-                        raise ApiError(503, "the server is stopping; the answer is incomplete", code="cancelled")
-                    self._num_generated += event.token_id is not None
-                    if event.logprob:
-                        held[index].append(event.logprob)
-                    piece = self._piece(index, event)
-                    if not piece.is_opening:
-                        logprobs = tuple(held[index]) if self._with_logprobs else None
-                        held[index].clear()
-                        yield replace(piece, logprobs=logprobs, evidence=event.evidence)
+            async with aclosing(_merge(choices)) as pieces:
+                async for piece in pieces:
+                    yield piece
 
-    def _piece(self, index: int, event: Delta) -> Piece:
-        """What an event adds to its choice; an opening piece where that is nothing yet."""
-        parser, reason = self._parsers[index], _FINISH_REASONS[event.finish_reason]
-        if parser is None:
-            return Piece(index, event.text, None, reason)
-        parts = parser.push(event.text)
-        if reason:
-            parts += parser.finish()
-        if reason == "stop" and parser.num_calls:
-            reason = "tool_calls"
-        parsed = parse.collect(parts, incomplete=False)
-        return Piece(index, parsed.answer, None, reason, parsed.thinking, parsed.calls)
+    async def _choice(
+        self, index: int, prompt_index: int, prompt: Prompt | Sequence[int], params: SamplingParams
+    ) -> AsyncGenerator[Piece, None]:
+        """One choice piece by piece; the first says only that its request was admitted."""
+        reader, opened = _Reader(index, prompt, params, one_call=self._one_call), False
+        async with aclosing(self._service.stream(prompt, params)) as events:
+            async for event in events:
+                if not opened:
+                    opened = True
+                    yield Piece(index)
+                if isinstance(event, Compacted):
+                    self._num_dropped += sum(span.stop - span.start for span in event.dropped)
+                if not isinstance(event, Delta):
+                    continue
+                if event.finish_reason is FinishReason.CANCELLED:
+                    raise ApiError(503, "the server is stopping; the answer is incomplete", code="cancelled")
+                self._count(prompt_index, event.token_id, event.stats, thought=reader.is_thinking)
+                piece = reader.read(event)
+                if piece is not None:
+                    yield piece
+                    if piece.finish_reason:
+                        return
+
+    def _count(self, prompt_index: int, token_id: int | None, stats: Stats | None, *, thought: bool) -> None:
+        if token_id is not None:
+            self._num_generated += 1
+            self._num_thought += thought
+        if stats is not None:
+            self._num_cached.setdefault(prompt_index, stats.num_cached)
+
+
+class _Reader:
+    """Reads the events of one choice: text, thinking and calls, with what belongs to their tokens."""
+
+    def __init__(self, index: int, prompt: Prompt | Sequence[int], params: SamplingParams, *, one_call: bool) -> None:
+        self._index, self._one_call = index, one_call
+        self._parser = prompt.parser() if isinstance(prompt, Prompt) else None
+        # Log probabilities of tokens whose text is still to come.
+        self._held: list[TokenLogprob] | None = None if params.logprobs is None else []
+
+    @property
+    def is_thinking(self) -> bool:
+        """Whether the next token is part of what is thought before the answer."""
+        return self._parser is not None and self._parser.is_thinking
+
+    def read(self, event: Delta) -> Piece | None:
+        """What an event adds to the choice, if it is something."""
+        if self._held is not None and event.logprob:
+            self._held.append(event.logprob)
+        parser, reason = self._parser, _FINISH_REASONS[event.finish_reason]
+        parsed = parse.Parsed("", event.text, (), incomplete=False)
+        if parser is not None:
+            parts = parser.push(event.text)
+            if reason:
+                parts += parser.finish()
+            parsed = parse.collect(self._cut(parts), incomplete=False)
+            if (reason == "stop" and parser.num_calls) or (parsed.calls and self._one_call):
+                reason = "tool_calls"
+        if not (reason or parsed.answer or parsed.thinking or parsed.calls):
+            return None
+        held = self._held
+        self._held = None if held is None else []
+        return Piece(
+            self._index,
+            parsed.answer,
+            None if held is None else tuple(held),
+            reason,
+            parsed.thinking,
+            parsed.calls,
+            event.evidence,
+            event.stop,
+        )
+
+    def _cut(self, parts: list[parse.Part]) -> list[parse.Part]:
+        """The parts up to the first call, where nothing may follow it."""
+        ends = [i for i, part in enumerate(parts, start=1) if isinstance(part, parse.ToolCall)]
+        return parts[: ends[0]] if ends and self._one_call else parts
 
 
 @contextmanager
 def renamed(fields: Mapping[str, str]) -> Iterator[None]:
-    """Errors about what the engine knows under the first name speak of what the caller knows under the second."""
+    """Errors about what the engine knows under the first name speak of what the caller knows under the second.
+
+    What lies within a field goes along: with `{"messages[0]": "system"}`, "messages[0].content" is "system.content".
+    """
     try:
         yield
     except InputError as error:
-        raise InputError(fields.get(error.field, error.field), error.message) from error
+        known = [name for name in fields if error.field == name or error.field.startswith((f"{name}.", f"{name}["))]
+        if not known:
+            raise
+        name = max(known, key=len)
+        raise type(error)(fields[name] + error.field[len(name) :], error.message) from error
 
 
-async def respond(request: Request, asked: GenerationRequest, answer: Answer, wording: Wording) -> Response:
+async def respond(request: Request, answer: Answer, wording: Wording, *, stream: bool) -> Response:
     """The response to a request that asked for `answer`.
 
     Raises:
@@ -128,10 +186,10 @@ async def respond(request: Request, asked: GenerationRequest, answer: Answer, wo
         ApiError: the server stopped before the answer was complete.
         ClientDisconnect: the client went away before the response began.
     """
-    if not asked.stream:
+    if not stream:
         body = await until_disconnect(request.receive, whole(answer, wording))
         return Response(body.model_dump_json(), media_type="application/json")
-    events = _events(answer, wording, asked.include_usage, request.state.request_id)
+    events = _events(answer, wording, request.state.request_id)
     await until_disconnect(request.receive, _begin(events))
     return EventStream(events)
 
@@ -145,9 +203,7 @@ async def whole(answer: Answer, wording: Wording) -> BaseModel:
     return wording.whole([Piece.join(choices[index]) for index in sorted(choices)], answer.usage)
 
 
-async def _events(
-    answer: Answer, wording: Wording, include_usage: bool, request_id: str
-) -> AsyncGenerator[bytes, None]:
+async def _events(answer: Answer, wording: Wording, request_id: str) -> AsyncGenerator[bytes, None]:
     """Server-sent events. The first is empty: it says that the request was admitted.
 
     Until then an error is raised, because a status can still be sent; afterwards it is an event.
@@ -156,40 +212,38 @@ async def _events(
         piece: Piece | None = await anext(pieces)
         yield b""
         try:
+            for event in wording.begin(answer.usage):
+                yield event
             while piece:
-                if chunk := wording.chunk(piece):
-                    yield _event(chunk.model_dump_json().encode())
+                for event in wording.events(piece):
+                    yield event
                 piece = await anext(pieces, None)
-            if include_usage:
-                yield _event(wording.usage_chunk(answer.usage).model_dump_json().encode())
-            yield _event(b"[DONE]")
+            for event in wording.end(answer.usage):
+                yield event
         except Exception as error:
-            yield _event(as_api_error(error, request_id).body())
+            for event in wording.failure(as_api_error(error, request_id), request_id):
+                yield event
 
 
 async def _begin(events: AsyncGenerator[bytes, None]) -> None:
     await anext(events)
 
 
-def _event(data: bytes) -> bytes:
-    return b"data: " + data + b"\n\n"
+async def _merge(streams: Sequence[AsyncGenerator[Piece, None]]) -> AsyncGenerator[Piece, None]:
+    """The pieces of all streams as they come; closing it closes them."""
+    arrived: asyncio.Queue[Piece | Exception | None] = asyncio.Queue()
 
-
-async def _merge(streams: Sequence[AsyncGenerator[Event, None]]) -> AsyncGenerator[tuple[int, Event], None]:
-    """The events of all streams as they come, with the index of the stream; closing it closes them."""
-    arrived: asyncio.Queue[tuple[int, Event] | Exception | None] = asyncio.Queue()
-
-    async def pump(index: int, stream: AsyncGenerator[Event, None]) -> None:
+    async def pump(stream: AsyncGenerator[Piece, None]) -> None:
         end: Exception | None = None
         try:
             async with aclosing(stream):
-                async for event in stream:
-                    arrived.put_nowait((index, event))
+                async for piece in stream:
+                    arrived.put_nowait(piece)
         except Exception as error:
             end = error
         arrived.put_nowait(end)
 
-    pumps = [asyncio.create_task(pump(index, stream)) for index, stream in enumerate(streams)]
+    pumps = [asyncio.create_task(pump(stream)) for stream in streams]
     try:
         num_running = len(pumps)
         while num_running:

@@ -7,11 +7,14 @@ from uuid import uuid4
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from openm3.server.errors import as_api_error
+from openm3.server.errors import as_api_error, shape_of
 
 
 class RequestBoundary:
-    """Gives every response an `x-request-id`, and answers errors that no handler foresaw."""
+    """Gives every response an `x-request-id`, and answers errors that no handler foresaw.
+
+    On the paths of the Anthropic API it is `request-id` too, as clients know it there.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -22,13 +25,16 @@ class RequestBoundary:
         # Never the client's own: what it sends would reach the logs.
         request_id = f"req_{uuid4().hex}"
         scope.setdefault("state", {})["request_id"] = request_id
+        shape = shape_of(scope["path"])
+        names = ("x-request-id", "request-id") if shape == "anthropic" else ("x-request-id",)
         started = False
 
         async def send_with_id(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                for name in names:
+                    MutableHeaders(scope=message)[name] = request_id
             await send(message)
 
         try:
@@ -36,4 +42,4 @@ class RequestBoundary:
         except Exception as error:
             if started:
                 raise
-            await as_api_error(error, request_id).response()(scope, receive, send_with_id)
+            await as_api_error(error, request_id).response(shape, request_id)(scope, receive, send_with_id)

@@ -1,24 +1,67 @@
-"""Every way a request can fail, in the shape that the OpenAI API gives it. No other module knows both."""
+"""Every way a request can fail, in the shapes that the OpenAI and the Anthropic API give it, with MiniMax's codes.
+
+No other module knows all three.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from openm3.errors import InputError, OpenM3Error
+from openm3.errors import InputError, OpenM3Error, WindowError
 from openm3.server.schema.request import UNKNOWN_FIELD, UNSUPPORTED_FIELD
-from openm3.server.schema.response import ErrorDetail, ErrorResponse
+from openm3.server.schema.response import AnthropicDetail, AnthropicError, BaseResp, ErrorDetail, ErrorResponse
 
 _CLIENT_CLOSED_REQUEST = 499  # nginx's code; nobody is left to read it
 
+Shape = Literal["openai", "anthropic"]
+
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How the APIs name what a status means.
+
+    Attributes:
+        openai, anthropic: the error's type.
+        base_resp: MiniMax's code.
+    """
+
+    openai: str
+    anthropic: str
+    base_resp: int
+
+
+_WRONG = _Kind("invalid_request_error", "invalid_request_error", 2013)
+_KINDS = {
+    401: _Kind("invalid_request_error", "authentication_error", 1004),
+    402: _Kind("insufficient_quota", "billing_error", 1008),
+    403: _Kind("invalid_request_error", "permission_error", 1004),
+    404: _Kind("invalid_request_error", "not_found_error", 2013),
+    408: _Kind("invalid_request_error", "timeout_error", 1001),
+    413: _Kind("invalid_request_error", "request_too_large", 2013),
+    429: _Kind("rate_limit_error", "rate_limit_error", 1002),
+    500: _Kind("server_error", "api_error", 1013),
+    503: _Kind("server_error", "overloaded_error", 1013),
+    504: _Kind("server_error", "timeout_error", 1001),
+    529: _Kind("server_error", "overloaded_error", 1002),
+}
+# What a code says more exactly than its status.
+_BASE_RESP = {"context_length_exceeded": 1039, "insufficient_quota": 1008}
+
+
+def shape_of(path: str) -> Shape:
+    """The shape of errors under a path."""
+    return "anthropic" if path.startswith(("/anthropic/", "/v1/messages")) else "openai"
 
 
 class ApiError(HTTPException):
@@ -37,15 +80,19 @@ class ApiError(HTTPException):
         self.code = code
         self.param = param
 
-    def body(self) -> bytes:
+    def body(self, shape: Shape, request_id: str) -> bytes:
         """The JSON of the response, or of the error event of a stream that has begun."""
-        kind = "invalid_request_error" if self.status_code < 500 else "server_error"
-        detail = ErrorDetail(message=self.detail, type=kind, param=self.param, code=self.code)
-        return ErrorResponse(error=detail).model_dump_json().encode()
+        kind = _KINDS.get(self.status_code, _WRONG if self.status_code < 500 else _KINDS[500])
+        told = BaseResp(status_code=_BASE_RESP.get(self.code, kind.base_resp), status_msg=self.detail)
+        if shape == "anthropic":
+            wrong = AnthropicDetail(type=kind.anthropic, message=self.detail)
+            return AnthropicError(error=wrong, request_id=request_id, base_resp=told).model_dump_json().encode()
+        detail = ErrorDetail(message=self.detail, type=kind.openai, param=self.param, code=self.code)
+        return ErrorResponse(error=detail, base_resp=told).model_dump_json().encode()
 
-    def response(self) -> Response:
+    def response(self, shape: Shape, request_id: str) -> Response:
         """The whole response, when nothing has been sent yet."""
-        return Response(self.body(), self.status_code, self.headers, media_type="application/json")
+        return Response(self.body(shape, request_id), self.status_code, self.headers, media_type="application/json")
 
 
 def as_api_error(error: Exception, request_id: str) -> ApiError:
@@ -53,6 +100,8 @@ def as_api_error(error: Exception, request_id: str) -> ApiError:
     match error:
         case ApiError():
             return error
+        case WindowError():
+            return ApiError(400, str(error), code="context_length_exceeded", param=error.field)
         case InputError():
             return ApiError(400, str(error), code="invalid_value", param=error.field)
         case OpenM3Error():
@@ -62,8 +111,8 @@ def as_api_error(error: Exception, request_id: str) -> ApiError:
         case HTTPException(status_code=400, __cause__=ValueError() as cause):  # from `JsonRoute`
             return ApiError(400, f"the body is not valid JSON: {cause}", code="invalid_json")
         case HTTPException():
-            status = HTTPStatus(error.status_code)
-            return ApiError(status, error.detail, code=status.name.lower(), headers=error.headers)
+            code = HTTPStatus(error.status_code).name.lower()
+            return ApiError(error.status_code, error.detail, code=code, headers=error.headers)
         case _:
             _log.error("%s failed", request_id, exc_info=error)
             message = f"internal error; the server's log has it as {request_id}"
@@ -76,7 +125,8 @@ def install(app: FastAPI) -> None:
     async def answer(request: Request, error: Exception) -> Response:
         if isinstance(error, ClientDisconnect):
             return Response(status_code=_CLIENT_CLOSED_REQUEST)
-        return as_api_error(error, request.state.request_id).response()
+        request_id = request.state.request_id
+        return as_api_error(error, request_id).response(shape_of(request.url.path), request_id)
 
     for kind in (OpenM3Error, RequestValidationError, HTTPException, ClientDisconnect):
         app.add_exception_handler(kind, answer)

@@ -48,4 +48,4 @@ async def respond(service: Service, url: str, body: Any, request_id: str) -> tup
         failure = as_api_error(error, request_id)
         if failure.status_code >= 500:
             raise
-    return failure.status_code, failure.body().decode()
+    return failure.status_code, failure.body("openai", request_id).decode()

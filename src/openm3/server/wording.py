@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from openm3.context.evidence import Evidence
 from openm3.engine.output import TokenLogprob
+from openm3.server.errors import ApiError
 from openm3.server.schema.response import FinishReason, Usage
 from openm3.text.parse import ToolCall
 
@@ -36,6 +37,7 @@ class Piece:
         reasoning: what the model thinks before the text.
         calls: the tools that it calls.
         evidence: in the choice's last piece, where it was asked for.
+        stop: in the choice's last piece, the stop string that ended it.
     """
 
     index: int
@@ -45,6 +47,7 @@ class Piece:
     reasoning: str = ""
     calls: tuple[ToolCall, ...] = ()
     evidence: Evidence | None = None
+    stop: str | None = None
 
     @property
     def is_opening(self) -> bool:
@@ -66,9 +69,42 @@ class Piece:
 
 
 class Wording(ABC):
-    """The words of one endpoint for one response; `header` is what each of its objects begins with."""
+    """The words of one endpoint for one response: whole, or as the events of a stream."""
 
-    def __init__(self, id_prefix: str, llm: LLM) -> None:
+    @abstractmethod
+    def whole(self, choices: Iterable[Piece], usage: Usage) -> BaseModel:
+        """The response that isn't streamed."""
+
+    def begin(self, usage: Usage) -> Iterable[bytes]:
+        """The events before all pieces."""
+        return ()
+
+    @abstractmethod
+    def events(self, piece: Piece) -> Iterable[bytes]:
+        """The events of a piece."""
+
+    @abstractmethod
+    def end(self, usage: Usage) -> Iterable[bytes]:
+        """The events after all choices have ended."""
+
+    @abstractmethod
+    def failure(self, error: ApiError, request_id: str) -> Iterable[bytes]:
+        """The events by which a stream ends that can't be completed."""
+
+
+class ChunkWording(Wording):
+    """The words of an endpoint whose stream is chunks of one kind, as those of the OpenAI API were first.
+
+    `header` is what each of its objects begins with.
+
+    Args:
+        id_prefix: what the response's id begins with.
+        llm: the model that answers.
+        include_usage: the stream ends with a chunk that tells the tokens.
+    """
+
+    def __init__(self, id_prefix: str, llm: LLM, *, include_usage: bool) -> None:
+        self._include_usage = include_usage
         self.header: dict[str, Any] = {
             "id": f"{id_prefix}-{uuid4().hex}",
             "created": int(time.time()),
@@ -78,15 +114,29 @@ class Wording(ABC):
 
     @abstractmethod
     def chunk(self, piece: Piece) -> BaseModel | None:
-        """An event of a stream; None if the endpoint has no words for this piece."""
+        """A chunk; None if the endpoint has no words for this piece."""
 
     @abstractmethod
     def usage_chunk(self, usage: Usage) -> BaseModel:
-        """The event of a stream after all choices have ended."""
+        """The chunk that tells the tokens."""
 
-    @abstractmethod
-    def whole(self, choices: Iterable[Piece], usage: Usage) -> BaseModel:
-        """The response that isn't streamed."""
+    def events(self, piece: Piece) -> Iterable[bytes]:
+        chunk = self.chunk(piece)
+        return () if chunk is None else [sent_event(chunk)]
+
+    def end(self, usage: Usage) -> Iterable[bytes]:
+        if self._include_usage:
+            yield sent_event(self.usage_chunk(usage))
+        yield b"data: [DONE]\n\n"
+
+    def failure(self, error: ApiError, request_id: str) -> Iterable[bytes]:
+        return [b"data: " + error.body("openai", request_id) + b"\n\n"]
+
+
+def sent_event(data: BaseModel, name: str = "") -> bytes:
+    """A server-sent event."""
+    head = f"event: {name}\n" if name else ""
+    return f"{head}data: {data.model_dump_json()}\n\n".encode()
 
 
 def readable(token: bytes) -> str:

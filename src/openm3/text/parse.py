@@ -100,6 +100,11 @@ class AnswerParser:
         self._space = ""  # shown once something follows it
         self._after_marker = thinking
 
+    @property
+    def is_thinking(self) -> bool:
+        """Whether the text ends within thinking so far."""
+        return self._state == "thinking"
+
     def push(self, text: str) -> list[Part]:
         """The parts that became certain with this text."""
         self._scanner.push(text)

@@ -16,7 +16,7 @@ from openm3.server.body import JsonRoute
 from openm3.server.routes.models import check_model
 from openm3.server.schema import chat
 from openm3.server.schema.response import ErrorResponse, Usage
-from openm3.server.wording import Piece, Wording, finite, readable
+from openm3.server.wording import ChunkWording, Piece, finite, readable
 from openm3.text import parse
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def router(service: Service) -> APIRouter:
     )
     async def create(asked: chat.ChatRequest, request: Request) -> Response:
         """Answers the last message; with `stream`, as server-sent events."""
-        return await respond(request, asked, *await begin(service, asked))
+        return await respond(request, *await begin(service, asked), stream=bool(asked.stream))
 
     return routes
 
@@ -61,18 +61,18 @@ async def begin(service: Service, asked: chat.ChatRequest) -> tuple[Answer, Chat
             tools=asked.offered_tools(),
             thinking_mode=asked.thinking.type if asked.thinking else None,
         )
-    return Answer(service, [prompt], params, _FIELDS), ChatWording(llm)
+    return Answer(service, [prompt], params, _FIELDS), ChatWording(llm, include_usage=asked.include_usage)
 
 
 # What the engine knows under the first name, the caller knows under the second.
 _FIELDS = {"prompt": "messages", "thinking_mode": "thinking", "constraint": "response_format"}
 
 
-class ChatWording(Wording):
+class ChatWording(ChunkWording):
     """Messages, and deltas of messages."""
 
-    def __init__(self, llm: LLM) -> None:
-        super().__init__("chatcmpl", llm)
+    def __init__(self, llm: LLM, *, include_usage: bool) -> None:
+        super().__init__("chatcmpl", llm, include_usage=include_usage)
 
     def chunk(self, piece: Piece) -> chat.ChatCompletionChunk:
         if piece.is_opening:

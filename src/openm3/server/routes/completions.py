@@ -16,7 +16,7 @@ from openm3.server.body import JsonRoute
 from openm3.server.routes.models import check_model
 from openm3.server.schema import completions
 from openm3.server.schema.response import ErrorResponse, Usage
-from openm3.server.wording import Piece, Wording, finite, readable
+from openm3.server.wording import ChunkWording, Piece, finite, readable
 
 if TYPE_CHECKING:
     from openm3.engine.llm import LLM
@@ -36,7 +36,7 @@ def router(service: Service) -> APIRouter:
     )
     async def create(asked: completions.CompletionRequest, request: Request) -> Response:
         """Goes on with each prompt; with `stream`, as server-sent events."""
-        return await respond(request, asked, *await begin(service, asked))
+        return await respond(request, *await begin(service, asked), stream=bool(asked.stream))
 
     return routes
 
@@ -57,14 +57,16 @@ async def begin(service: Service, asked: completions.CompletionRequest) -> tuple
     prompts = [
         await asyncio.to_thread(llm.encode, prompt) if isinstance(prompt, str) else prompt for prompt in asked.prompts()
     ]
-    return Answer(service, prompts, params, {"constraint": "response_format"}), CompletionWording(llm)
+    return Answer(service, prompts, params, {"constraint": "response_format"}), CompletionWording(
+        llm, include_usage=asked.include_usage
+    )
 
 
-class CompletionWording(Wording):
+class CompletionWording(ChunkWording):
     """Texts, whole or in pieces, in the same object."""
 
-    def __init__(self, llm: LLM) -> None:
-        super().__init__("cmpl", llm)
+    def __init__(self, llm: LLM, *, include_usage: bool) -> None:
+        super().__init__("cmpl", llm, include_usage=include_usage)
         self._offsets: defaultdict[int, _Offset] = defaultdict(_Offset)
 
     def chunk(self, piece: Piece) -> completions.Completion | None:

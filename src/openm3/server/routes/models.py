@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from openm3.engine.llm import LLM
     from openm3.engine.service import Service
 
-ALIAS = "default"
-"""Names the served model for clients that don't know it."""
+ALIASES = ("default", "minimax-m3")
+"""What clients may call the served model that don't know its name, in any case of letters."""
 
 
 def check_model(name: str, llm: LLM) -> None:
@@ -25,7 +25,7 @@ def check_model(name: str, llm: LLM) -> None:
     Raises:
         ApiError: 404, as the OpenAI API answers.
     """
-    if name not in (llm.name, ALIAS):
+    if name != llm.name and name.lower() not in ALIASES:
         message = f"the model {name!r} does not exist; this server has {llm.name!r}"
         raise ApiError(404, message, code="model_not_found", param="model")
 

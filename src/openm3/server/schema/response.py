@@ -14,6 +14,18 @@ def omitted_when_none() -> Any:
     return Field(default=None, exclude_if=lambda value: value is None)
 
 
+class PromptDetails(BaseModel):
+    """`cached_tokens` are those of the prompts that an earlier request had read."""
+
+    cached_tokens: int
+
+
+class CompletionDetails(BaseModel):
+    """`reasoning_tokens` are those that were thought before the answers."""
+
+    reasoning_tokens: int
+
+
 class Usage(BaseModel):
     """Tokens of a request. A prompt counts once, however many choices were made from it.
 
@@ -23,6 +35,8 @@ class Usage(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptDetails
+    completion_tokens_details: CompletionDetails
     dropped_tokens: int | None = omitted_when_none()
 
 
@@ -45,7 +59,31 @@ class ErrorDetail(BaseModel):
     code: str
 
 
+class BaseResp(BaseModel):
+    """What went wrong as a published code of MiniMax's API."""
+
+    status_code: int
+    status_msg: str
+
+
 class ErrorResponse(BaseModel):
     """The body of every response that is not a success, and of a stream's error event."""
 
     error: ErrorDetail
+    base_resp: BaseResp
+
+
+class AnthropicDetail(BaseModel):
+    """What is wrong, in the Anthropic API's words."""
+
+    type: str
+    message: str
+
+
+class AnthropicError(BaseModel):
+    """The body of every response that is not a success on the paths of the Anthropic API."""
+
+    type: Literal["error"] = "error"
+    error: AnthropicDetail
+    request_id: str
+    base_resp: BaseResp
