@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from transformers import MiniMaxM3VLConfig
 
+from helpers.tiny import TINY
 from helpers.tiny_m3 import tiny_m3_config
-from openm3.config import EngineConfig, ModelConfig, SparseConfig
+from openm3.config import EngineConfig, IndexConfig, ModelConfig, SparseConfig
 from openm3.config.presets import PRESETS, preset
 from openm3.errors import InputError, ModelError
 
@@ -179,3 +181,40 @@ def test_an_engine_leaves_the_blocks_to_the_model() -> None:
 def test_an_unknown_choice_is_named(field: str) -> None:
     with pytest.raises(InputError, match=f"{field}: must be"):
         EngineConfig(**{field: "other"})
+
+
+def with_branch(**changes: Any) -> ModelConfig:
+    """A dense model with an index branch in its first layer of two; its heads are 6 queries and 2 keys of 16."""
+    branch: dict[str, Any] = {"index_n_heads": 2, "index_head_dim": 16, "sparse_attention_freq": (1, 0)}
+    index = IndexConfig(**{"sparse": SparseConfig(), **branch, **changes})
+    return replace(ModelConfig.from_hf(TINY), index=index)
+
+
+def test_layers_choose_by_a_branch_by_own_keys_or_not_at_all() -> None:
+    mixed = with_branch(own_key_layers=(1,), index_n_heads=6, index_n_key_heads=2, index_rotary_dim=0)
+    assert [mixed.has_index(i) for i in (0, 1)] == [True, False]
+    assert [mixed.scans_own_keys(i) for i in (0, 1)] == [False, True]
+    assert [with_branch().scans_own_keys(i) for i in (0, 1)] == [False, False]
+    assert [ModelConfig.from_hf(TINY).scans_own_keys(i) for i in (0, 1)] == [True, True]
+    assert [c.index_rotary_dim for c in (mixed, with_branch(), with_branch(index_rotary_dim=4))] == [0, 16, 4]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"index_n_heads": 3}, "index_n_heads 3 must be a multiple of num_key_value_heads 2, at most"),
+        ({"index_n_heads": 8}, "index_n_heads 8 must be a multiple of num_key_value_heads 2, at most"),
+        ({"index_n_heads": 0}, "index_n_heads must be positive, got 0"),
+        ({"index_n_key_heads": 3}, "index_n_key_heads 3 must be 1 or num_key_value_heads 2"),
+        ({"index_head_dim": 8}, "index_head_dim 8 is less than the 16 elements that are rotated"),
+        ({"index_rotary_dim": 6}, "index_rotary_dim 6 must be even and divide the 16 elements"),
+        ({"index_rotary_dim": -2}, "index_rotary_dim -2 must be even and divide"),
+        ({"own_key_layers": (1, 1)}, r"own_key_layers must be layers of the model in ascending order, got \[1, 1\]"),
+        ({"own_key_layers": (2,)}, r"own_key_layers must be layers of the model in ascending order, got \[2\]"),
+        ({"own_key_layers": (0,)}, r"own_key_layers \[0\] have an index branch by sparse_attention_freq"),
+        ({"sparse_attention_freq": (1,)}, "sparse_attention_freq must have a 0 or 1 for each of the 2 layers"),
+    ],
+)
+def test_branches_that_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ModelError, match=f"config: {message}"):
+        with_branch(**changes)

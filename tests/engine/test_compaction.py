@@ -130,7 +130,7 @@ def test_kept_keys_are_those_before_turned_to_their_new_positions(llm: LLM) -> N
 
 
 def named(layer: Any) -> list[tuple[str, torch.Tensor]]:
-    return [(n, t) for n in ("k_PRSD", "v_PRSD", "index_k_P1SC") if (t := getattr(layer, n)) is not None]
+    return [(n, t) for n in ("k_PRSD", "v_PRSD", "index_k_PXSC") if (t := getattr(layer, n)) is not None]
 
 
 def test_the_prefix_cache_never_returns_what_was_moved(llm: LLM, tiny_model: Path, m3_folder: Path) -> None:

@@ -184,9 +184,9 @@ def test_names_both_ways(folder: Path) -> None:
 def test_the_cache_has_index_keys_and_counts_them(folder: Path) -> None:
     config = ModelConfig.from_folder(folder)
     cache = KVCache.allocate(config, 5, 16, torch.bfloat16)
-    held = [t for layer in cache.layers for t in (layer.k_PRSD, layer.v_PRSD, layer.index_k_P1SC) if t is not None]
+    held = [t for layer in cache.layers for t in (layer.k_PRSD, layer.v_PRSD, layer.index_k_PXSC) if t is not None]
     assert sum(t.nbytes for t in held) == 5 * page_bytes(config, 16, torch.bfloat16)
-    assert [layer.index_k_P1SC is not None for layer in cache.layers] == [False, True, True]
+    assert [layer.index_k_PXSC is not None for layer in cache.layers] == [False, True, True]
 
 
 def test_quantised_tensors_are_told_apart(quantised: Path) -> None:

@@ -29,7 +29,7 @@ def test_moved_keys_are_keys_rotated_there(model: str, dtype: torch.dtype) -> No
     moves = {3: (48, -16), 0: (400_000, -399_984), 5: (64, 0)}  # page: where it begins, and by how much it moves
     plain = {}
     for layer, kept in enumerate(cache.layers):
-        for name in ("k_PRSD", "v_PRSD", "index_k_P1SC"):
+        for name in ("k_PRSD", "v_PRSD", "index_k_PXSC"):
             if (tensor := getattr(kept, name)) is not None:
                 tensor.normal_(generator=torch.Generator().manual_seed(layer))
                 plain[layer, name] = tensor.clone()

@@ -71,7 +71,7 @@ def test_m3_spills_all_but_its_index_keys(tiny_m3: Path, tmp_path: Path) -> None
     [ours], [expected] = (each.generate([prompt(300)], GREEDY) for each in (there, here))
     assert ours.token_ids == expected.token_ids
     layer = there.engine.runner.cache.layers[-1]
-    assert layer.residency is not None and layer.index_k_P1SC is not None
+    assert layer.residency is not None and layer.index_k_PXSC is not None
     assert layer.residency._size == layer.k_PRSD.nbytes + layer.v_PRSD.nbytes
 
 

@@ -126,7 +126,13 @@ def read(raw: Mapping[str, Any], source: str) -> ModelConfig:
         "moe": _moe(config, source),
     }
     _rename(config, "dense_intermediate_size", "intermediate_size")
-    return cast(ModelConfig, build(ModelConfig, {**config, **parts}, source))
+    model = cast(ModelConfig, build(ModelConfig, {**config, **parts}, source))
+    if model.index is not None and model.index.index_n_heads != model.num_key_value_heads:
+        raise ModelError(
+            f"{source}: index_n_heads {model.index.index_n_heads} must equal num_key_value_heads "
+            f"{model.num_key_value_heads}: every group has one index query head"
+        )
+    return model
 
 
 def _text_config(config: dict[str, Any], source: str) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import Any
 from openm3.config.sparse import SparseConfig
 from openm3.errors import ModelError
 
+_MAY_BE_ZERO = ("swiglu_beta", "index_rotary_dim")
+
 
 @dataclass(frozen=True, kw_only=True)
 class RopeScaling:
@@ -55,17 +57,30 @@ class MoEConfig:
 class IndexConfig:
     """The index branch: which layers choose blocks, and how (`sparse_attention_config` of the published file).
 
+    The defaults are the published form. All layers with a branch have the same one.
+
     Attributes:
-        index_n_heads: index query heads, one for each key/value head; all share one index key head.
+        index_n_heads: index query heads: one for each key/value head, or as many times that, up to the query heads. A
+            block's score is the maximum over the index heads of a group.
         index_head_dim: elements of an index head.
         sparse: blocks and how many of them.
-        sparse_attention_freq: for each layer 1 where it reads chosen blocks, 0 where it reads everything.
+        sparse_attention_freq: for each layer 1 where it chooses by an index branch, else 0: it reads everything then,
+            or is one of `own_key_layers`.
+        index_n_key_heads: index key heads: one that all groups share, or one for each key/value head.
+        use_index_norm: index queries and keys are normed, each head by itself, before the rotation.
+        index_rotary_dim: leading elements of an index head that are rotated: a part of the main branch's angles, evenly
+            taken (see `Rotation.thinned` in `model/rope.py`). None: all of them; 0: index heads have no position.
+        own_key_layers: layers without a branch that choose by the model's own keys.
     """
 
     index_n_heads: int
     index_head_dim: int
     sparse: SparseConfig
     sparse_attention_freq: tuple[int, ...]
+    index_n_key_heads: int = 1
+    use_index_norm: bool = True
+    index_rotary_dim: int | None = None
+    own_key_layers: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +123,7 @@ class ModelConfig:
         for part in (self, self.swiglu, self.moe, self.index):
             for field in fields(part) if part is not None else ():
                 value = getattr(part, field.name)
-                if type(value) in (int, float) and value <= 0 and field.name != "swiglu_beta":
+                if type(value) in (int, float) and value <= 0 and field.name not in _MAY_BE_ZERO:
                     raise ModelError(f"config: {field.name} must be positive, got {value}")
         if self.num_attention_heads % self.num_key_value_heads:
             raise ModelError(
@@ -127,17 +142,7 @@ class ModelConfig:
                     f"num_local_experts {self.moe.num_local_experts}"
                 )
         if self.index is not None:
-            self._check_layers("sparse_attention_freq", self.index.sparse_attention_freq)
-            if self.index.index_n_heads != self.num_key_value_heads:
-                raise ModelError(
-                    f"config: index_n_heads {self.index.index_n_heads} must equal "
-                    f"num_key_value_heads {self.num_key_value_heads}: every group has one index query head"
-                )
-            if (self.rotary_dim or self.head_dim) > self.index.index_head_dim:
-                raise ModelError(
-                    f"config: index_head_dim {self.index.index_head_dim} is less than the "
-                    f"{self.rotary_dim or self.head_dim} elements that are rotated"
-                )
+            self._check_index(self.index)
 
     def has_experts(self, layer: int) -> bool:
         """Whether this layer has experts instead of one MLP."""
@@ -146,6 +151,16 @@ class ModelConfig:
     def has_index(self, layer: int) -> bool:
         """Whether this layer chooses blocks by an index branch of its own."""
         return self.index is not None and bool(self.index.sparse_attention_freq[layer])
+
+    def scans_own_keys(self, layer: int) -> bool:
+        """Whether this layer, where it chooses blocks, does so by the model's own keys."""
+        return self.index is None or layer in self.index.own_key_layers
+
+    @property
+    def index_rotary_dim(self) -> int:
+        """Elements of an index head that are rotated."""
+        given = None if self.index is None else self.index.index_rotary_dim
+        return (self.rotary_dim or self.head_dim) if given is None else given
 
     @classmethod
     def from_hf(cls, raw: Mapping[str, Any], source: str = "config.json") -> ModelConfig:
@@ -177,6 +192,34 @@ class ModelConfig:
         if not isinstance(raw, dict):
             raise ModelError(f"{path}: must hold a JSON object")
         return cls.from_hf(raw, str(path))
+
+    def _check_index(self, index: IndexConfig) -> None:
+        self._check_layers("sparse_attention_freq", index.sparse_attention_freq)
+        groups, rotated = self.num_key_value_heads, self.rotary_dim or self.head_dim
+        if index.index_n_heads % groups or index.index_n_heads > self.num_attention_heads:
+            raise ModelError(
+                f"config: index_n_heads {index.index_n_heads} must be a multiple of num_key_value_heads {groups}, "
+                f"at most num_attention_heads {self.num_attention_heads}"
+            )
+        if index.index_n_key_heads not in (1, groups):
+            raise ModelError(
+                f"config: index_n_key_heads {index.index_n_key_heads} must be 1 or num_key_value_heads {groups}"
+            )
+        if self.index_rotary_dim > index.index_head_dim:
+            raise ModelError(
+                f"config: index_head_dim {index.index_head_dim} is less than the {self.index_rotary_dim} elements that "
+                "are rotated"
+            )
+        if (part := self.index_rotary_dim) and (part < 0 or part % 2 or rotated % part):
+            raise ModelError(
+                f"config: index_rotary_dim {self.index_rotary_dim} must be even and divide the {rotated} elements that "
+                "the main branch rotates"
+            )
+        own = list(index.own_key_layers)
+        if own != sorted(set(own)) or not set(own) <= set(range(self.num_hidden_layers)):
+            raise ModelError(f"config: own_key_layers must be layers of the model in ascending order, got {own}")
+        if both := [layer for layer in own if index.sparse_attention_freq[layer]]:
+            raise ModelError(f"config: own_key_layers {both} have an index branch by sparse_attention_freq")
 
     def _check_layers(self, name: str, freq: tuple[int, ...]) -> None:
         if len(freq) != self.num_hidden_layers or not set(freq) <= {0, 1}:

@@ -1,6 +1,7 @@
 """Grouped-query attention over the paged cache, dense or over chosen blocks.
 
-Letters: T packed tokens, C hidden size, H query heads, R key/value heads, D head size, X some heads.
+Letters: T packed tokens, C hidden size or that of an index head, H query heads, R key/value heads, D head size, X some
+heads, J index query heads, I outputs of the index branch's projections.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ class Attention(nn.Module):
     Args:
         config: the model's.
         sparse: None reads every block; else how blocks are chosen.
-        has_index: blocks are chosen by an index branch (MSA, arXiv 2606.13392): one index query head for each
-            group of heads, and one index key head for all. Without it they are chosen by the model's own keys,
-            the score of a block being the maximum over the group's query heads and the block's tokens.
+        has_index: blocks are chosen by an index branch (MSA, arXiv 2606.13392) of the form that `IndexConfig` says.
+            Without it they are chosen by the model's own keys, the score of a block being the maximum over the group's
+            query heads and the block's tokens.
         backend: kernel backend.
     """
 
@@ -46,33 +47,52 @@ class Attention(nn.Module):
         self.k_proj = Linear(config.hidden_size, self.num_kv_heads * self.head_dim, bias=False)
         self.v_proj = Linear(config.hidden_size, self.num_kv_heads * self.head_dim, bias=False)
         self.o_proj = Linear(self.num_heads * self.head_dim, config.hidden_size, bias=False)
-        parts = [self.q_proj, self.k_proj, self.v_proj]
+        self.fused: tuple[FusedLinear, ...] = (
+            FusedLinear(self.q_proj, self.k_proj, self.v_proj),
+            FusedLinear(self.o_proj),
+        )
         if self.has_qk_norm:
             self.q_norm, self.k_norm = RMSNorm(self.head_dim, config), RMSNorm(self.head_dim, config)
         if has_index and config.index is not None:
             index = config.index
-            self.index_head_dim = index.index_head_dim
+            self.num_index_heads, self.index_head_dim = index.index_n_heads, index.index_head_dim
+            self.index_pairs = config.index_rotary_dim // 2
             self.index_q_proj = Linear(config.hidden_size, index.index_n_heads * index.index_head_dim, bias=False)
-            self.index_k_proj = Linear(config.hidden_size, index.index_head_dim, bias=False)
-            self.index_q_norm = RMSNorm(index.index_head_dim, config)
-            self.index_k_norm = RMSNorm(index.index_head_dim, config)
-            parts += [self.index_q_proj, self.index_k_proj]
-        self.fused = (FusedLinear(*parts), FusedLinear(self.o_proj))
+            self.index_k_proj = Linear(config.hidden_size, index.index_n_key_heads * index.index_head_dim, bias=False)
+            self.has_index_norm = index.use_index_norm
+            if self.has_index_norm:
+                self.index_q_norm = RMSNorm(index.index_head_dim, config)
+                self.index_k_norm = RMSNorm(index.index_head_dim, config)
+            # By itself: it may have another precision than a quantised model.
+            self.fused += (FusedLinear(self.index_q_proj, self.index_k_proj),)
 
     def forward(self, x_TC: Tensor, stream_TC: Tensor, batch: Batch, cache: LayerCache, rotation: Rotation) -> Tensor:
         """The stream with the result added to it."""
-        project, out = self.fused
-        return out(self.attend(project(x_TC), batch, cache, rotation), add_to=stream_TC)
+        project, out, *index = self.fused
+        index_TI = index[0](x_TC) if index else None
+        return out(self.attend(project(x_TC), index_TI, batch, cache, rotation), add_to=stream_TC)
 
-    def attend(self, projected: Tensor, batch: Batch, cache: LayerCache, rotation: Rotation) -> Tensor:
-        """`[T, H * D]`: what the heads have read, of all that is projected from the layer's input."""
+    def attend(
+        self, projected: Tensor, index_TI: Tensor | None, batch: Batch, cache: LayerCache, rotation: Rotation
+    ) -> Tensor:
+        """`[T, H * D]`: what the heads have read.
+
+        Args:
+            projected: queries, keys and values of the layer's input.
+            index_TI: index queries and keys, where it has an index branch.
+            batch, cache: what is read.
+            rotation: of the batch's positions.
+        """
         k, v, paged, backend = cache.k_PRSD, cache.v_PRSD, batch.paged, self.backend
-        q_THD, index_q_TRC = self._write(projected, paged, cache, rotation)
+        q_THD = self._write(projected, paged, cache, rotation)
+        index_q_TJC = q_THD
+        if index_TI is not None:
+            index_q_TJC = self._write_index(index_TI, paged, cache, rotation, rotation)
         block_ids_TRN: Tensor | None = None
         if self.sparse is None:
             mixed_THD = dense_attention(q_THD, k, v, paged, backend=backend)
         else:
-            block_ids_TRN = self._select(index_q_TRC, batch, cache, self.sparse)
+            block_ids_TRN = self._select(index_q_TJC, batch, cache, self.sparse)
             mixed_THD = sparse_attention(q_THD, k, v, block_ids_TRN, paged, backend=backend)
         for watch in batch.watches:
             ids = None if watch.probes else block_ids_TRN
@@ -81,12 +101,12 @@ class Attention(nn.Module):
             cache.residency.settle(block_ids_TRN, paged)
         return mixed_THD.flatten(1)
 
-    def _select(self, index_q_TRC: Tensor, batch: Batch, cache: LayerCache, sparse: SparseConfig) -> Tensor:
+    def _select(self, index_q_TJC: Tensor, batch: Batch, cache: LayerCache, sparse: SparseConfig) -> Tensor:
         """int32 `[T, R, N]`: the blocks that every query reads."""
         if cache.quantised is not None:
             cache.quantised.update(cache.choosing, batch.paged)
         return select_blocks(
-            index_q_TRC,
+            index_q_TJC,
             cache.choosing,
             batch.paged,
             sparse,
@@ -96,41 +116,52 @@ class Attention(nn.Module):
             backend=self.backend,
         )
 
-    def _write(
-        self, projected: Tensor, paged: PagedBatch, cache: LayerCache, rotation: Rotation
-    ) -> tuple[Tensor, Tensor]:
-        """Writes keys, values and index keys to their pages; returns the queries and what chooses their blocks."""
-        if not self.has_qk_norm and self.rotates_all and not self.has_index:
-            heads_TXD = projected.unflatten(-1, (-1, self.head_dim))
-            k, v = cache.k_PRSD, cache.v_PRSD
-            q_THD = rotate_and_write(heads_TXD, rotation.cos_TE, rotation.sin_TE, k, v, paged, backend=self.backend)
-            return q_THD, q_THD
-        num_main = (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
-        heads_TXD = projected[:, :num_main].unflatten(-1, (-1, self.head_dim))
+    def _write(self, projected: Tensor, paged: PagedBatch, cache: LayerCache, rotation: Rotation) -> Tensor:
+        """Writes keys and values to their pages; returns the queries."""
+        heads_TXD = projected.unflatten(-1, (-1, self.head_dim))
+        k, v = cache.k_PRSD, cache.v_PRSD
+        if not self.has_qk_norm and self.rotates_all:
+            return rotate_and_write(heads_TXD, rotation.cos_TE, rotation.sin_TE, k, v, paged, backend=self.backend)
         qk_TXD, v_TRD = heads_TXD.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=1)
         norms = (self.q_norm, self.k_norm) if self.has_qk_norm else None
-        q_THD, k_TRD = _norm_and_rotate(qk_TXD, self.num_heads, norms, rotation)
-        if not self.has_index:
-            write_cache((k_TRD, v_TRD), (cache.k_PRSD, cache.v_PRSD), paged, backend=self.backend)
-            return q_THD, q_THD
-        assert cache.index_k_P1SC is not None, "the cache of a layer with an index branch has index keys"
-        index_TXC = projected[:, num_main:].unflatten(-1, (-1, self.index_head_dim))
-        norms = (self.index_q_norm, self.index_k_norm)
-        index_q_TRC, index_k_T1C = _norm_and_rotate(index_TXC, self.num_kv_heads, norms, rotation)
-        caches = (cache.k_PRSD, cache.v_PRSD, cache.index_k_P1SC)
-        write_cache((k_TRD, v_TRD, index_k_T1C), caches, paged, backend=self.backend)
-        return q_THD, index_q_TRC
+        q_THD, k_TRD = norm_and_rotate(qk_TXD, self.num_heads, norms, rotation, rotation)
+        write_cache((k_TRD, v_TRD), (k, v), paged, backend=self.backend)
+        return q_THD
+
+    def _write_index(
+        self, index_TI: Tensor, paged: PagedBatch, cache: LayerCache, of_queries: Rotation | None, of_keys: Rotation
+    ) -> Tensor:
+        """Writes index keys to their pages; returns the index queries."""
+        assert cache.index_k_PXSC is not None, "the cache of a layer with an index branch has index keys"
+        heads_TXC = index_TI.unflatten(-1, (-1, self.index_head_dim))
+        norms = (self.index_q_norm, self.index_k_norm) if self.has_index_norm else None
+        of_queries = of_queries and of_queries.thinned(self.index_pairs)
+        of_keys = of_keys.thinned(self.index_pairs)
+        index_q_TJC, index_k_TXC = norm_and_rotate(heads_TXC, self.num_index_heads, norms, of_queries, of_keys)
+        write_cache((index_k_TXC,), (cache.index_k_PXSC,), paged, backend=self.backend)
+        return index_q_TJC
 
 
-def _norm_and_rotate(
-    heads_TXD: Tensor, num_queries: int, norms: tuple[RMSNorm, RMSNorm] | None, rotation: Rotation
+def norm_and_rotate(
+    heads_TXD: Tensor,
+    num_queries: int,
+    norms: tuple[RMSNorm, RMSNorm] | None,
+    of_queries: Rotation | None,
+    of_keys: Rotation,
 ) -> tuple[Tensor, Tensor]:
     """The first `num_queries` heads and the others, each normed by its own norm and rotated; computed in fp32."""
-    x_TXD = rotate_(normed(heads_TXD, num_queries, norms), rotation).to(heads_TXD.dtype)
+    x_TXD = _normed(heads_TXD, num_queries, norms)
+    if of_queries is of_keys:
+        rotate_(x_TXD, of_keys)
+    else:
+        if of_queries is not None:
+            rotate_(x_TXD[:, :num_queries], of_queries)
+        rotate_(x_TXD[:, num_queries:], of_keys)
+    x_TXD = x_TXD.to(heads_TXD.dtype)
     return x_TXD[:, :num_queries], x_TXD[:, num_queries:]
 
 
-def normed(heads_TXD: Tensor, num_queries: int, norms: tuple[RMSNorm, RMSNorm] | None) -> Tensor:
+def _normed(heads_TXD: Tensor, num_queries: int, norms: tuple[RMSNorm, RMSNorm] | None) -> Tensor:
     """A copy in fp32: the first `num_queries` heads normed by the first norm, the others by the second."""
     x_TXD = heads_TXD.float()
     if norms is not None:

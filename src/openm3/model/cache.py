@@ -1,6 +1,6 @@
 """The paged cache of keys, values and index keys.
 
-Letters: P pages, R key/value heads, S page size, D head size, C index head size.
+Letters: P pages, R key/value heads, S page size, D head size, X index key heads, C index head size.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from openm3.model.spill import Residency, Spill
 class LayerCache:
     """Keys (after rotation) and values of one layer, `[P, R, S, D]` each.
 
-    `index_k_P1SC`, `[P, 1, S, C]`: the index keys (after rotation) of a layer with an index branch, else None.
+    `index_k_PXSC`, `[P, X, S, C]`: the index keys (after rotation) of a layer with an index branch, else None.
     `far_k_PRSD`: the keys as far queries see them, where distances are clamped (`model/clamped.py`), else None.
     `quantised`: what blocks are chosen by, in 8 bits, or None.
     `residency`: of keys and values that lie in a file, what is in memory; else None.
@@ -30,7 +30,7 @@ class LayerCache:
 
     k_PRSD: Tensor
     v_PRSD: Tensor
-    index_k_P1SC: Tensor | None = None
+    index_k_PXSC: Tensor | None = None
     far_k_PRSD: Tensor | None = None
     quantised: QuantisedIndex | None = None
     residency: Residency | None = None
@@ -46,8 +46,8 @@ class LayerCache:
     @property
     def choosing(self) -> Tensor:
         """The keys that blocks are chosen by."""
-        if self.index_k_P1SC is not None:
-            return self.index_k_P1SC
+        if self.index_k_PXSC is not None:
+            return self.index_k_PXSC
         return self.k_PRSD if self.far_k_PRSD is None else self.far_k_PRSD
 
 
@@ -75,7 +75,7 @@ class PagePart:
 
         Index keys are few and always stay; `keeps_keys` says whether the model's own keys do.
         """
-        return not self.chooses or (self.name != "index_k_P1SC" and not keeps_keys)
+        return not self.chooses or (self.name != "index_k_PXSC" and not keeps_keys)
 
 
 def page_parts(
@@ -88,11 +88,12 @@ def page_parts(
     has_index = config.has_index(layer)
     shape = (config.num_key_value_heads, page_size, config.head_dim)
     parts = [
-        PagePart("k_PRSD", shape, dtype, chooses=config.index is None and not far),
+        PagePart("k_PRSD", shape, dtype, chooses=config.scans_own_keys(layer) and not far),
         PagePart("v_PRSD", shape, dtype),
     ]
     if config.index is not None and has_index:
-        parts.append(PagePart("index_k_P1SC", (1, page_size, config.index.index_head_dim), dtype, chooses=True))
+        index_shape = (config.index.index_n_key_heads, page_size, config.index.index_head_dim)
+        parts.append(PagePart("index_k_PXSC", index_shape, dtype, chooses=True))
     if far:
         parts.append(PagePart("far_k_PRSD", shape, dtype, chooses=not has_index))
     return parts
@@ -100,9 +101,13 @@ def page_parts(
 
 @dataclass(frozen=True)
 class KVCache:
-    """One `LayerCache` a layer; page p holds the same tokens in all of them."""
+    """One `LayerCache` a layer; page p holds the same tokens in all of them.
+
+    `index_rotary_dim`: leading elements of index keys that are rotated.
+    """
 
     layers: tuple[LayerCache, ...]
+    index_rotary_dim: int = 0
 
     @classmethod
     def allocate(
@@ -145,7 +150,8 @@ class KVCache:
             return LayerCache(**tensors, quantised=bytes_, residency=residency)
 
         try:
-            return cls(tuple(layer(number) for number in range(config.num_hidden_layers)))
+            layers = tuple(layer(number) for number in range(config.num_hidden_layers))
+            return cls(layers, config.index_rotary_dim)
         except (RuntimeError, OSError, OverflowError) as error:
             gib = num_pages * page_bytes(config, page_size, dtype, quantised=quantised, far=far) / (1 << 30)
             raise InputError("cache_bytes", f"{gib:.1f} GiB of cache can't be allocated; ask for less") from error

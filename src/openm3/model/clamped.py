@@ -15,11 +15,10 @@ from openm3.kernels.paged import PagedBatch
 from openm3.kernels.rotate import rotate_and_write
 from openm3.kernels.write_cache import write_cache
 from openm3.model import rope
-from openm3.model.attention import Attention, normed
+from openm3.model.attention import Attention, norm_and_rotate
 from openm3.model.batch import Batch
 from openm3.model.cache import LayerCache
-from openm3.model.norm import RMSNorm
-from openm3.model.rope import Rotation, rotate_
+from openm3.model.rope import Rotation
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,19 @@ class ClampedAttention(Attention):
     queries and keys, or by an index branch, whose keys are kept for far queries alone: near blocks are all read.
     """
 
-    def attend(self, projected: Tensor, batch: Batch, cache: LayerCache, rotation: Rotation) -> Tensor:
+    def attend(
+        self, projected: Tensor, index_TI: Tensor | None, batch: Batch, cache: LayerCache, rotation: Rotation
+    ) -> Tensor:
         assert self.sparse is not None, "clamped distances need chosen blocks"
         assert isinstance(rotation, ClampedRotation), "the decoder makes it so"
         assert cache.far_k_PRSD is not None, "and a cache of far keys"
         paged = batch.paged
-        near_q_THD, far_q_THD, index_q_TRC = self._write_both(projected, paged, cache, rotation)
-        block_ids_TRN = self._select(index_q_TRC, batch, cache, self.sparse)
+        near_q_THD = self._write(projected, paged, cache, rotation)
+        far_q_THD = self._write_far(projected, paged, cache, rotation.far)
+        index_q_TJC = far_q_THD
+        if index_TI is not None:
+            index_q_TJC = self._write_index(index_TI, paged, cache, None, rotation.far)
+        block_ids_TRN = self._select(index_q_TJC, batch, cache, self.sparse)
         near_ids_T1M = rotation.near_ids_T1M
         mixed_THD, share_TH = clamped_attention(
             near_q_THD,
@@ -78,37 +83,17 @@ class ClampedAttention(Attention):
             cache.residency.settle(block_ids_TRN, paged)
         return mixed_THD.flatten(1)
 
-    def _write_both(
-        self, projected: Tensor, paged: PagedBatch, cache: LayerCache, rotation: ClampedRotation
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Writes all keys and values; returns near queries, far queries, and what chooses their blocks."""
-        near_q_THD, _ = self._write(projected, paged, cache, rotation)
-        far, far_k = rotation.far, cache.far_k_PRSD
+    def _write_far(self, projected: Tensor, paged: PagedBatch, cache: LayerCache, far: Rotation) -> Tensor:
+        """Writes the keys as far queries see them; returns far queries."""
+        far_k = cache.far_k_PRSD
         assert far_k is not None
-        num_main = (self.num_heads + 2 * self.num_kv_heads) * self.head_dim
-        heads_TXD = projected[:, :num_main].unflatten(-1, (-1, self.head_dim))
+        heads_TXD = projected.unflatten(-1, (-1, self.head_dim))
         if not self.has_qk_norm and self.rotates_all:
             last_TXD = heads_TXD[:, self.num_heads - 1 :]  # one query, which isn't wanted; the values are there already
             rotate_and_write(last_TXD, far.cos_TE, far.sin_TE, far_k, cache.v_PRSD, paged, backend=self.backend)
-            far_q_THD = heads_TXD[:, : self.num_heads]
-        else:
-            norms = (self.q_norm, self.k_norm) if self.has_qk_norm else None
-            far_q_THD, far_k_TRD = _far(heads_TXD[:, : -self.num_kv_heads], self.num_heads, norms, far)
-            write_cache((far_k_TRD,), (far_k,), paged, backend=self.backend)
-        if not self.has_index:
-            return near_q_THD, far_q_THD, far_q_THD
-        assert cache.index_k_P1SC is not None
-        index_TXC = projected[:, num_main:].unflatten(-1, (-1, self.index_head_dim))
-        index_q_TRC, index_k_T1C = _far(index_TXC, self.num_kv_heads, (self.index_q_norm, self.index_k_norm), far)
-        write_cache((index_k_T1C,), (cache.index_k_P1SC,), paged, backend=self.backend)
-        return near_q_THD, far_q_THD, index_q_TRC
-
-
-def _far(
-    heads_TXD: Tensor, num_queries: int, norms: tuple[RMSNorm, RMSNorm] | None, far: Rotation
-) -> tuple[Tensor, Tensor]:
-    """The first `num_queries` heads, not rotated, and the others as far queries see them."""
-    x_TXD = normed(heads_TXD, num_queries, norms)
-    rotate_(x_TXD[:, num_queries:], far)
-    x_TXD = x_TXD.to(heads_TXD.dtype)
-    return x_TXD[:, :num_queries], x_TXD[:, num_queries:]
+            return heads_TXD[:, : self.num_heads]
+        norms = (self.q_norm, self.k_norm) if self.has_qk_norm else None
+        qk_TXD = heads_TXD[:, : -self.num_kv_heads]
+        far_q_THD, far_k_TRD = norm_and_rotate(qk_TXD, self.num_heads, norms, None, far)
+        write_cache((far_k_TRD,), (far_k,), paged, backend=self.backend)
+        return far_q_THD

@@ -51,26 +51,28 @@ class DecoderLayer(nn.Module):
             self.block_sparse_moe = SparseMoE(config, backend, parallel)
         else:
             self.mlp = MLP(config.hidden_size, config.intermediate_size, config.swiglu)
-        self._chains: tuple[Chain, Chain] | None = None
+        self._chains: tuple[Chain, ...] | None = None
 
     def chain(self) -> None:
         """Joins what is before attention, and what is behind it, where that is one call: when all is packed."""
         if self.has_experts or self.mlp.swiglu is not None or self._parallel is not None:
             return
         packed = [linear.packed for linear in (*self.self_attn.fused, *self.mlp.fused) if linear.packed is not None]
-        if len(packed) < 4:
+        if len(packed) < len(self.self_attn.fused) + len(self.mlp.fused):
             return
-        project, out, gate_up, down = packed
+        project, out, *index, gate_up, down = packed
         norms = [(norm.scale_C.detach(), norm.eps) for norm in (self.input_layernorm, self.post_attention_layernorm)]
         before = Chain(Link(project, *norms[0]), backend=self.backend)
         behind = Chain(Link(out, adds=True), Link(gate_up, *norms[1]), Link(down, adds=True), backend=self.backend)
-        if before.is_native and behind.is_native:
-            self._chains = before, behind
+        chains = before, behind, *(Chain(Link(linear, *norms[0]), backend=self.backend) for linear in index)
+        if all(chain.is_native for chain in chains):
+            self._chains = chains
 
     def forward(self, x_TC: Tensor, batch: Batch, cache: LayerCache, rotation: Rotation) -> Tensor:
         if self._chains is not None:
-            before, behind = self._chains
-            return behind(x_TC, self.self_attn.attend(before(x_TC), batch, cache, rotation))
+            before, behind, *index = self._chains
+            index_TI = index[0](x_TC) if index else None
+            return behind(x_TC, self.self_attn.attend(before(x_TC), index_TI, batch, cache, rotation))
         dtype = cache.k_PRSD.dtype
         normed_TC = self.input_layernorm(x_TC, dtype, self.backend)
         x_TC = self._added(x_TC, lambda stream_TC: self.self_attn(normed_TC, stream_TC, batch, cache, rotation))
@@ -192,7 +194,7 @@ def _sparse_of(
         if sparse is None:
             raise ValueError("sparse: clamped distances need chosen blocks")
         return extension.selection(sparse)
-    return sparse if config.index is None or config.has_index(layer) else None
+    return sparse if config.has_index(layer) or config.scans_own_keys(layer) else None
 
 
 def empty_decoder(

@@ -31,7 +31,7 @@ _DEPTHS = (0.07, 0.17, 0.6)
 
 def layers_of(cache: KVCache) -> list[int]:
     """The layers whose keys are compared."""
-    choosing = [i for i, layer in enumerate(cache.layers) if layer.index_k_P1SC is not None]
+    choosing = [i for i, layer in enumerate(cache.layers) if layer.index_k_PXSC is not None]
     choosing = choosing or list(range(len(cache.layers)))
     return sorted({choosing[int(depth * len(choosing))] for depth in _DEPTHS})
 
@@ -56,14 +56,13 @@ def window_scores(
     for number in layers:
         layer = cache.layers[number]
         keys_PXSC = layer.choosing if layer.far_k_PRSD is None else layer.k_PRSD  # far keys have no positions
-        query_mC = _keys(keys_PXSC, pages, query, inv_freq_E, metric)
-        best_mh = torch.cat(
-            [
-                _best_of_halves(query_mC @ _keys(keys_PXSC, pages, part, inv_freq_E, metric).T)
-                for part in _parts(num_context)
-            ],
-            dim=1,
-        )
+        pairs = cache.index_rotary_dim // 2 if keys_PXSC is layer.index_k_PXSC else len(inv_freq_E)
+
+        def keys(positions: range, keys_PXSC: Tensor = keys_PXSC, pairs: int = pairs) -> Tensor:
+            return _keys(keys_PXSC, pages, positions, inv_freq_E, pairs, metric)
+
+        query_mC = keys(query)
+        best_mh = torch.cat([_best_of_halves(query_mC @ keys(part).T) for part in _parts(num_context)], dim=1)
         best_mw = torch.maximum(best_mh[:, :-1], best_mh[:, 1:]) if best_mh.shape[1] > 1 else best_mh
         above_mw = (best_mw - best_mw.mean(1, keepdim=True)).clamp_(min=0).square_()
         score_w = above_mw.mean(0)
@@ -75,14 +74,16 @@ def _parts(stop: int) -> list[range]:
     return [range(start, min(start + _TOKENS_AT_ONCE, stop)) for start in range(0, stop, _TOKENS_AT_ONCE)]
 
 
-def _keys(keys_PXSC: Tensor, pages: Sequence[int], positions: range, inv_freq_E: Tensor, metric: Metric) -> Tensor:
+def _keys(
+    keys_PXSC: Tensor, pages: Sequence[int], positions: range, inv_freq_E: Tensor, pairs: int, metric: Metric
+) -> Tensor:
     """fp32 `[n, X * C]`: the keys at these positions without their positions; of length 1 for "cosine"."""
     size, start, stop = keys_PXSC.shape[2], positions.start, positions.stop
     first_page = start // size
     page_p = torch.tensor(pages[first_page : -(-stop // size)], device=keys_PXSC.device)
     keys_nXC = keys_PXSC[page_p].transpose(1, 2).flatten(0, 1)[start - first_page * size : stop - first_page * size]
-    keys_nXC = rotate_(keys_nXC.float(), rotation(inv_freq_E, -torch.arange(start, stop, device=keys_nXC.device)))
-    keys_nC = keys_nXC.flatten(1)
+    back = rotation(inv_freq_E, -torch.arange(start, stop, device=keys_nXC.device)).thinned(pairs)
+    keys_nC = rotate_(keys_nXC.float(), back).flatten(1)
     return F.normalize(keys_nC, dim=-1) if metric == "cosine" else keys_nC
 
 

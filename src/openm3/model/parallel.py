@@ -81,7 +81,12 @@ class Parallel:
             num_key_value_heads=kv_heads,
             intermediate_size=config.intermediate_size // self.size,
             moe=moe and replace(moe, shared_intermediate_size=moe.shared_intermediate_size // self.size),
-            index=index and replace(index, index_n_heads=kv_heads),
+            index=index
+            and replace(
+                index,
+                index_n_heads=index.index_n_heads // config.num_key_value_heads * kv_heads,
+                index_n_key_heads=min(index.index_n_key_heads, kv_heads),
+            ),
         )
 
     def experts(self, num_experts: int) -> range:

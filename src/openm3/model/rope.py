@@ -21,6 +21,15 @@ class Rotation:
     cos_TE: Tensor
     sin_TE: Tensor
 
+    def thinned(self, num_pairs: int) -> Rotation:
+        """That of a head with fewer pairs, which divide ours or are none: each n-th angle.
+
+        Those are the angles of a head of that size with the same theta.
+        """
+        step = self.cos_TE.shape[1] // num_pairs if num_pairs else 1
+        stop = None if num_pairs else 0
+        return Rotation(self.cos_TE[:, :stop:step], self.sin_TE[:, :stop:step])
+
 
 def rotation(inv_freq_E: Tensor, positions_T: Tensor, amplitude: float = 1.0) -> Rotation:
     """The rotation of tokens at `positions_T` (int64), times `amplitude`.

@@ -36,8 +36,8 @@ def shift_pages(cache: KVCache, pages: Sequence[int], shifts: Sequence[int], inv
         for layer in cache.layers:
             _turn(layer.k_PRSD, page_n, turned)
             # What far queries see of a page, its index keys too then, doesn't depend on where it stands.
-            if layer.index_k_P1SC is not None and layer.far_k_PRSD is None:
-                _turn(layer.index_k_P1SC, page_n, turned)
+            if layer.index_k_PXSC is not None and layer.far_k_PRSD is None:
+                _turn(layer.index_k_PXSC, page_n, turned.thinned(cache.index_rotary_dim // 2))
             if layer.quantised is not None:
                 layer.quantised.quantise(layer.choosing, page_n)
 
