@@ -20,6 +20,7 @@ MODULES = sorted(SRC.rglob("*.py"))
 LAYERS = (
     ("openm3.cli",),
     ("openm3.server",),
+    ("openm3.train",),
     ("openm3.context.manager",),
     ("openm3.context.retrieval",),
     ("openm3.engine",),

@@ -19,6 +19,7 @@ from openm3.cli.inspect import inspect
 from openm3.cli.models import models, pull
 from openm3.cli.new import new
 from openm3.cli.serve import serve
+from openm3.cli.train import train
 from openm3.cli.tune import tune
 from openm3.errors import OpenM3Error
 
@@ -33,7 +34,7 @@ def openm3() -> None:
     """
 
 
-for command in (ask, find, context, chat, generate, batch, serve, pull, models, inspect, new, doctor, tune):
+for command in (ask, find, context, chat, generate, batch, serve, pull, models, inspect, new, doctor, tune, train):
     openm3.add_command(command)
 
 
@@ -48,25 +49,29 @@ def main() -> None:
         click.echo("interrupted", err=True)
         sys.exit(INTERRUPTED)
     except ModuleNotFoundError as error:
-        if error.name not in _OF_SERVE:
+        extra = next((extra for extra, names in _MODULES_OF.items() if error.name in names), None)
+        if extra is None:
             raise
-        click.echo(f"error: {error.name} is not installed; pip install 'openm3[serve]' brings it", err=True)
+        click.echo(f"error: {error.name} is not installed; pip install 'openm3[{extra}]' brings it", err=True)
         sys.exit(1)
     except OpenM3Error as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(1)
 
 
-# Modules that only the extra `serve` installs.
-_OF_SERVE = (
-    "torch",
-    "numpy",
-    "fastapi",
-    "uvicorn",
-    "gguf",
-    "safetensors",
-    "tokenizers",
-    "jinja2",
-    "huggingface_hub",
-    "llguidance",
-)
+# Modules that only an extra installs.
+_MODULES_OF = {
+    "serve": (
+        "torch",
+        "numpy",
+        "fastapi",
+        "uvicorn",
+        "gguf",
+        "safetensors",
+        "tokenizers",
+        "jinja2",
+        "huggingface_hub",
+        "llguidance",
+    ),
+    "train": ("pyarrow", "matplotlib"),
+}

@@ -70,6 +70,26 @@ def collect(paths: Sequence[str | Path], *, max_file_bytes: int = MAX_FILE_BYTES
         InputError: a path does not exist, a glob matches nothing, a .gitignore can't be read, or no text file
             is left.
     """
+    files: list[ContextFile] = []
+    skipped: list[SkippedFile] = []
+    for shown, path, reason in find(paths):
+        try:
+            if reason:
+                raise _UnfitError(reason)
+            files.append(ContextFile(shown, Path(path), _read_text(path, max_file_bytes)))
+        except _UnfitError as unfit:
+            skipped.append(SkippedFile(shown, str(unfit)))
+    if not files:
+        raise InputError("--context", f"no text file in {', '.join(map(str, paths))}: {why_none(skipped)}")
+    return Collection(tuple(files), tuple(skipped))
+
+
+def find(paths: Sequence[str | Path]) -> Iterator[tuple[str, str, str | None]]:
+    """What the paths of `collect` name, each file once: path as shown, path on this disk, and why not to take it.
+
+    Raises:
+        InputError: as `collect`.
+    """
     # By absolute path: why it can't be taken, if that is known already.
     candidates: dict[str, str | None] = {}
     tops: list[str] = []
@@ -81,23 +101,14 @@ def collect(paths: Sequence[str | Path], *, max_file_bytes: int = MAX_FILE_BYTES
             # Named itself and met in a walk: the name counts.
             candidates[candidate] = reason and candidates.get(candidate, reason)
     root = _root_of(tops)
-
-    files: list[ContextFile] = []
-    skipped: list[SkippedFile] = []
     seen: set[str] = set()
-    for shown, path in sorted((_shown(path, root), path) for path in candidates):
-        try:
-            if reason := candidates[path]:
-                raise _UnfitError(reason)
-            # A file may be named twice, once through a symbolic link.
-            if (real := os.path.realpath(path)) not in seen:
-                seen.add(real)
-                files.append(ContextFile(shown, Path(path), _read_text(path, max_file_bytes)))
-        except _UnfitError as unfit:
-            skipped.append(SkippedFile(shown, str(unfit)))
-    if not files:
-        raise InputError("--context", f"no text file in {', '.join(map(str, paths))}: {_why_none(skipped)}")
-    return Collection(tuple(files), tuple(skipped))
+    for shown, candidate in sorted((_shown(candidate, root), candidate) for candidate in candidates):
+        # A file may be named twice, once through a symbolic link.
+        if reason := candidates[candidate]:
+            yield shown, candidate, reason
+        elif (real := os.path.realpath(candidate)) not in seen:
+            seen.add(real)
+            yield shown, candidate, None
 
 
 class _UnfitError(Exception):
@@ -252,7 +263,8 @@ def _shown(path: str, root: str) -> str:
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in relative)
 
 
-def _why_none(skipped: Sequence[SkippedFile]) -> str:
+def why_none(skipped: Sequence[SkippedFile]) -> str:
+    """The end of a sentence that says that no file was taken."""
     if not skipped:
         return "there is nothing that .gitignore lets through"
     reasons = [f"{file.path} is {file.reason}" for file in skipped[:_MAX_REASONS_SHOWN]]
