@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fastapi import Request, Response
@@ -14,8 +15,10 @@ from openm3.engine.output import Compacted, Delta, FinishReason, Stats, TokenLog
 from openm3.engine.params import SamplingParams
 from openm3.engine.prompt import Prompt
 from openm3.errors import InputError
+from openm3.server.callers import Caller, caller_of
 from openm3.server.disconnect import EventStream, until_disconnect
 from openm3.server.errors import ApiError, as_api_error
+from openm3.server.meter import Reservation
 from openm3.server.schema import response
 from openm3.server.wording import Piece, Wording
 from openm3.text import parse
@@ -69,27 +72,45 @@ class Answer:
             dropped_tokens=self._num_dropped or None,
         )
 
-    async def pieces(self) -> AsyncGenerator[Piece, None]:
-        """The choices piece by piece; closing it cancels what still runs.
+    async def pieces(self, caller: Caller) -> AsyncGenerator[Piece, None]:
+        """The choices piece by piece, metered; closing it cancels what still runs.
 
         Raises:
             InputError: a prompt can't be served; raised before its choices have a piece.
-            ApiError: the server stopped before the answer was complete.
+            ApiError: a limit of the caller forbids it, or the server stopped before the answer was complete.
         """
-        asked = [(i, prompt, params) for i, prompt in enumerate(self._prompts) for params in self._params]
-        choices = [self._choice(index, *each) for index, each in enumerate(asked)]
-        with renamed(self._fields):
-            async with aclosing(_merge(choices)) as pieces:
-                async for piece in pieces:
-                    yield piece
+        num_choices, each_most = len(self._prompts) * len(self._params), self._params[0].max_tokens
+        most = None if each_most is None else num_choices * each_most
+        async with caller.reserve(self._service.llm.name, self._num_prompt, most, num_choices) as reservation:
+            choices = self._choices(reservation, num_choices)
+            with renamed(self._fields):
+                async with aclosing(_merge(choices)) as pieces:
+                    async for piece in pieces:
+                        yield piece
+
+    def _choices(self, reservation: Reservation, num_choices: int) -> list[AsyncGenerator[Piece, None]]:
+        """Every choice; where the request names no limit none gets longer than its part of what was reserved."""
+        params, most = self._params, reservation.answer_tokens
+        if most is not None and params[0].max_tokens is None:
+            params = [replace(each, max_tokens=most // num_choices) for each in params]
+        asked = [(i, prompt, each) for i, prompt in enumerate(self._prompts) for each in params]
+        return [self._choice(reservation, index, *each) for index, each in enumerate(asked)]
 
     async def _choice(
-        self, index: int, prompt_index: int, prompt: Prompt | Sequence[int], params: SamplingParams
+        self,
+        reservation: Reservation,
+        index: int,
+        prompt_index: int,
+        prompt: Prompt | Sequence[int],
+        params: SamplingParams,
     ) -> AsyncGenerator[Piece, None]:
         """One choice piece by piece; the first says only that its request was admitted."""
         reader, opened = _Reader(index, prompt, params, one_call=self._one_call), False
         async with aclosing(self._service.stream(prompt, params)) as events:
             async for event in events:
+                if isinstance(event, Delta):
+                    self._count(prompt_index, event.token_id, event.stats, thought=reader.is_thinking)
+                await reservation.spend(self._num_prompt, self._num_generated)
                 if not opened:
                     opened = True
                     yield Piece(index)
@@ -99,7 +120,6 @@ class Answer:
                     continue
                 if event.finish_reason is FinishReason.CANCELLED:
                     raise ApiError(503, "the server is stopping; the answer is incomplete", code="cancelled")
-                self._count(prompt_index, event.token_id, event.stats, thought=reader.is_thinking)
                 piece = reader.read(event)
                 if piece is not None:
                     yield piece
@@ -183,32 +203,33 @@ async def respond(request: Request, answer: Answer, wording: Wording, *, stream:
 
     Raises:
         InputError: a prompt can't be served.
-        ApiError: the server stopped before the answer was complete.
+        ApiError: a limit of the caller forbids it, or the server stopped before the answer was complete.
         ClientDisconnect: the client went away before the response began.
     """
+    caller = caller_of(request)
     if not stream:
-        body = await until_disconnect(request.receive, whole(answer, wording))
+        body = await until_disconnect(request.receive, whole(answer, wording, caller))
         return Response(body.model_dump_json(), media_type="application/json")
-    events = _events(answer, wording, request.state.request_id)
+    events = _events(answer, wording, caller, request.state.request_id)
     await until_disconnect(request.receive, _begin(events))
     return EventStream(events)
 
 
-async def whole(answer: Answer, wording: Wording) -> BaseModel:
+async def whole(answer: Answer, wording: Wording, caller: Caller) -> BaseModel:
     """The response that isn't streamed; it raises what `Answer.pieces` does."""
     choices: dict[int, list[Piece]] = {}
-    async with aclosing(answer.pieces()) as pieces:
+    async with aclosing(answer.pieces(caller)) as pieces:
         async for piece in pieces:
             choices.setdefault(piece.index, []).append(piece)
     return wording.whole([Piece.join(choices[index]) for index in sorted(choices)], answer.usage)
 
 
-async def _events(answer: Answer, wording: Wording, request_id: str) -> AsyncGenerator[bytes, None]:
+async def _events(answer: Answer, wording: Wording, caller: Caller, request_id: str) -> AsyncGenerator[bytes, None]:
     """Server-sent events. The first is empty: it says that the request was admitted.
 
     Until then an error is raised, because a status can still be sent; afterwards it is an event.
     """
-    async with aclosing(answer.pieces()) as pieces:
+    async with aclosing(answer.pieces(caller)) as pieces:
         piece: Piece | None = await anext(pieces)
         yield b""
         try:

@@ -12,6 +12,7 @@ import openm3
 from openm3.server import errors
 from openm3.server.body import BodyLimit
 from openm3.server.boundary import RequestBoundary
+from openm3.server.callers import SECURITY
 from openm3.server.routes import chat, completions, health, models
 from openm3.server.settings import Settings
 
@@ -36,6 +37,7 @@ def create_app(service: Service, settings: Settings | None = None) -> FastAPI:
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(RequestBoundary)  # added last, so it is the outer one
     errors.install(app)
-    for endpoints in (chat, completions, models, health):
-        app.include_router(endpoints.router(service))
+    app.include_router(health.router(service))
+    for endpoints in (chat, completions, models):
+        app.include_router(endpoints.router(service), dependencies=SECURITY)
     return app

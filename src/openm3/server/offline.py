@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from openm3.errors import InputError, OpenM3Error
 from openm3.server.answer import Answer, whole
+from openm3.server.callers import ANONYMOUS, Caller
 from openm3.server.errors import ApiError, as_api_error
 from openm3.server.routes import chat, completions
 from openm3.server.schema.chat import ChatRequest
@@ -28,7 +29,9 @@ ENDPOINTS: dict[str, tuple[type[GenerationRequest], Begin]] = {
 }
 
 
-async def respond(service: Service, url: str, body: Any, request_id: str) -> tuple[int, str]:
+async def respond(
+    service: Service, url: str, body: Any, request_id: str, caller: Caller = ANONYMOUS
+) -> tuple[int, str]:
     """What the server would answer to a body that is posted to one of `ENDPOINTS`: the status and the JSON.
 
     Raises:
@@ -40,7 +43,7 @@ async def respond(service: Service, url: str, body: Any, request_id: str) -> tup
         asked = schema.model_validate(body)
         if asked.stream:
             raise InputError("stream", "nobody is there to read a stream; leave it out")
-        return 200, (await whole(*await begin(service, asked))).model_dump_json()
+        return 200, (await whole(*await begin(service, asked), caller)).model_dump_json()
     except ValidationError as error:
         problems = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
         failure = as_api_error(RequestValidationError(problems, body=body), request_id)
