@@ -3,7 +3,8 @@
     OpenM3Error
     ├── ModelError      a model file, folder or configuration that can't be used
     ├── DownloadError   a model that can't be fetched
-    ├── StoreError      a context on disk that can't be read or written
+    ├── StoreError      a context or a checkpoint on disk that can't be read or written
+    ├── TrainingError   a training run that can't go on
     └── InputError      a request, an option or a context that can't be served; `field` names it
         └── WindowError     a prompt that is longer than the window
 
@@ -26,7 +27,11 @@ class DownloadError(OpenM3Error):
 
 
 class StoreError(OpenM3Error):
-    """A context on disk can't be read or written; the message names the file, and what was whole before still is."""
+    """A context or a checkpoint can't be read or written; the message names the file, and what was whole before still is."""
+
+
+class TrainingError(OpenM3Error):
+    """A training run can't go on; the message names the step, the data and the last good checkpoint."""
 
 
 class InputError(OpenM3Error):

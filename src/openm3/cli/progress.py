@@ -1,4 +1,4 @@
-"""A progress bar that is also readable in a pipe: bytes, tokens or requests, with their rate and the time left."""
+"""A progress bar that is also readable in a pipe: what is counted, its rate, the time left and a note."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal, Self, TextIO
 if TYPE_CHECKING:
     import rich.progress
 
-Unit = Literal["bytes", "tokens", "requests"]
+Unit = Literal["bytes", "tokens", "requests", "steps"]
 
 _SECONDS_BETWEEN_LINES = 5.0
 _SECONDS_WORTH_A_LINE = 2.0
@@ -47,6 +47,7 @@ class Progress:
         self._stream = sys.stderr if stream is None else stream
         self._clock = clock
         self._done = 0
+        self._note = ""
         self._first: tuple[float, int] | None = None  # when the first update came, and with how many done
         self._line_time = 0.0
         self._printed = -1  # how many were done in the last line
@@ -66,9 +67,9 @@ class Progress:
         elif self._done != self._printed and self._elapsed_s() > _SECONDS_WORTH_A_LINE:
             self._print_line()
 
-    def update(self, done: int, total: int | None = None) -> None:
-        """Say that `done` units of `total` are done, counted from the start of the whole work."""
-        self._done = done
+    def update(self, done: int, total: int | None = None, note: str = "") -> None:
+        """Say that `done` units of `total` are done, counted from the start of the whole work, and how it goes."""
+        self._done, self._note = done, note
         self._total = self._total if total is None else total
         now = self._clock()
         if self._first is None:
@@ -112,12 +113,14 @@ class Progress:
         parts = [format_amount(self._done, self._unit)]
         if self._total is not None:
             parts[0] += f" of {format_amount(self._total, self._unit)}"
+        if self._note:
+            parts.append(self._note)
         first_done, elapsed_s = self._first[1], self._elapsed_s()
         # What an earlier run had done says nothing about the speed of this one.
         if elapsed_s > 0 and self._done > first_done:
             rate = (self._done - first_done) / elapsed_s
-            is_slow = self._unit == "requests" and rate < 10
-            parts.append(f"{rate:.1f} requests/s" if is_slow else f"{format_amount(round(rate), self._unit)}/s")
+            is_slow = self._unit in ("requests", "steps") and rate < 10
+            parts.append(f"{rate:.2g} {self._unit}/s" if is_slow else f"{format_amount(round(rate), self._unit)}/s")
             if self._total is not None and self._done < self._total:
                 parts.append(f"{_format_duration((self._total - self._done) / rate)} left")
         return ", ".join(parts)

@@ -96,6 +96,10 @@ class Corpus:
         """16 hex digits of what all documents say, wherever they lie and in whatever order."""
         return xxhash.xxh3_64(np.sort(self.documents_N["digest"]).tobytes()).hexdigest()
 
+    def name(self, document: int) -> str:
+        """The file that a document lies in."""
+        return self.sources[self.documents_N[document]["source"]][0]
+
     def text(self, document: int) -> str:
         """What a document says.
 
@@ -137,6 +141,11 @@ class Corpus:
         held_out_N[order_N[:count]] = True
         train = replace(self, documents_N=self.documents_N[~held_out_N])
         return train, replace(self, documents_N=self.documents_N[held_out_N])
+
+    def among(self, other: Corpus) -> Corpus:
+        """Those documents that another corpus has too."""
+        has_N = np.isin(self.documents_N["digest"], other.documents_N["digest"])
+        return replace(self, documents_N=self.documents_N[has_N])
 
     def order(self, seed: int, epoch: int) -> NDArray[np.intp]:
         """The documents in an order that follows from seed, epoch and what they say."""

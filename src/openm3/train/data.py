@@ -28,10 +28,12 @@ class Window:
         ids_T: int64.
         lengths: of the parts of documents that it holds, which add up to it; the first part may be the rest of a
             document, the last one the beginning of one.
+        documents: which documents of the corpus these are.
     """
 
     ids_T: NDArray[np.int64]
     lengths: tuple[int, ...]
+    documents: tuple[int, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +100,7 @@ class Windows:
         Raises:
             InputError: all documents together are shorter than one, or a file has changed.
         """
-        at, parts, room = self.position, list[NDArray[np.int64]](), self.window
+        at, parts, documents, room = self.position, list[NDArray[np.int64]](), list[int](), self.window
         while room:
             if at.document == len(self.corpus):
                 if self.position == Position():
@@ -108,31 +110,32 @@ class Windows:
                 if at.epoch + 1 == self._epochs:
                     raise StopIteration
                 at = replace(at, epoch=at.epoch + 1, document=0, offset=0)
-            ids = self._tokens(at)
+            document, ids = self._tokens(at)
             part = ids[at.offset : at.offset + room]
             if len(part):
                 parts.append(part)
+                documents.append(document)
                 room -= len(part)
             stop = at.offset + len(part)
             is_read = stop == len(ids)
             at = replace(at, document=at.document + is_read, offset=0 if is_read else stop)
         # At once and last, so that whoever interrupts finds the place before or behind a whole window.
         self.position = replace(at, num_windows=at.num_windows + 1)
-        return Window(ids_T=np.concatenate(parts), lengths=tuple(map(len, parts)))
+        return Window(ids_T=np.concatenate(parts), lengths=tuple(map(len, parts)), documents=tuple(documents))
 
     def seek(self, position: Position) -> Self:
         """Goes on from a position of the same stream."""
         self.position = position
         return self
 
-    def _tokens(self, at: Position) -> NDArray[np.int64]:
+    def _tokens(self, at: Position) -> tuple[int, NDArray[np.int64]]:
         if self._order is None or self._order[0] != at.epoch:
             self._order = at.epoch, self.corpus.order(self.seed, at.epoch)
         document = int(self._order[1][at.document])
         if self._held is None or self._held[0] != document:
             ids = [*self._encode(self.corpus.text(document)), *self._end]
             self._held = document, np.array(ids, dtype=np.int64)
-        return self._held[1]
+        return self._held
 
 
 def document_end(tokenizer: Tokenizer) -> int | None:
