@@ -27,7 +27,7 @@ class DownloadError(OpenM3Error):
 
 
 class StoreError(OpenM3Error):
-    """A context or a checkpoint can't be read or written; the message names the file, and what was whole before still is."""
+    """A context or a checkpoint can't be read or written; the message names it, and what was whole before still is."""
 
 
 class TrainingError(OpenM3Error):
