@@ -31,6 +31,7 @@ class ScriptedLLM:
     name: str = "scripted"
     identity: str = "0123456789abcdef"
     max_context: int = 1000
+    has_thinking_modes: bool = False
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())

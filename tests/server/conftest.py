@@ -9,6 +9,16 @@ from openai import OpenAI
 
 from helpers.live_server import live_server
 from helpers.scripted import ScriptedService
+from helpers.seeing_m3 import write_seeing_m3
+from openm3.config import EngineConfig
+from openm3.engine.llm import LLM
+
+
+@pytest.fixture(scope="session")
+def m3_llm(tmp_path_factory: pytest.TempPathFactory) -> LLM:
+    """A model that sees, thinks and calls tools, with random weights; tests leave its engine idle."""
+    folder = write_seeing_m3(tmp_path_factory.mktemp("models") / "m3")
+    return LLM(folder, EngineConfig(dtype="float32", max_context=2048))
 
 
 @pytest.fixture(scope="module")

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 from openai import BadRequestError, OpenAI
 
-from helpers.live_server import live_server
+from helpers.live_server import eventually, live_server
 from helpers.sayings import say
-from helpers.seeing_m3 import data_url, film, image, png, user, write_seeing_m3
+from helpers.seeing_m3 import data_url, film, image, png, user
 from helpers.videos import video
-from openm3.config import EngineConfig
 from openm3.engine.llm import LLM
 from openm3.engine.service import Service
 from openm3.text.m3 import NAMESPACE as NS
@@ -34,9 +33,8 @@ HI: list[Any] = [{"role": "user", "content": "2 + 3?"}]
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Service:
-    folder = write_seeing_m3(tmp_path_factory.mktemp("models") / "m3")
-    return Service(LLM(folder, EngineConfig(dtype="float32", max_context=2048)))
+def service(m3_llm: LLM) -> Service:
+    return Service(m3_llm)
 
 
 @pytest.fixture(scope="module")
@@ -175,3 +173,111 @@ def test_what_is_refused(client: OpenAI, part: Any, field: str) -> None:
     with pytest.raises(BadRequestError) as error:
         client.chat.completions.create(model="default", messages=user("see", part))
     assert error.value.param == field
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("choice", "names"), [("required", {"add"}), ({"type": "function", "function": {"name": "add"}}, {"add"})]
+)
+def test_calls_that_are_required_come_from_random_weights_too(
+    client: OpenAI, choice: Any, names: set[str], stream: bool
+) -> None:
+    numbers = {"type": "integer", "minimum": 0, "maximum": 99}
+    schema = {"type": "object", "properties": {"a": numbers, "b": numbers}, "required": ["a", "b"]}
+    tools = [{"type": "function", "function": {"name": "add", "parameters": schema}}]
+    options: dict[str, Any] = {"tools": tools, "tool_choice": choice, "parallel_tool_calls": False, "seed": 1}
+    message, reason = complete(client, stream=stream, extra_body={"thinking": {"type": "disabled"}}, **options)
+    assert (reason, message["content"]) == ("tool_calls", None)
+    [call] = message["tool_calls"]
+    arguments = json.loads(call["function"]["arguments"])
+    assert call["function"]["name"] in names
+    assert set(arguments) == {"a", "b"} and all(0 <= value <= 99 for value in arguments.values())
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_one_call_at_a_time(client: OpenAI, service: Service, stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    say(f"Let me see.{CALL}{CALL}", monkeypatch)
+    message, reason = complete(client, tools=TOOLS, parallel_tool_calls=False, stream=stream)
+    assert (len(message["tool_calls"]), message["content"], reason) == (1, "Let me see.", "tool_calls")
+    assert eventually(lambda: service.status().running == 0)
+
+
+def test_strict_tools_are_kept_to_without_being_required(client: OpenAI) -> None:
+    tools = [{"type": "function", "function": {**TOOLS[0]["function"], "strict": True}}]
+    message, reason = complete(client, tools=tools, max_tokens=20, seed=1)
+    assert reason == "length" and not message["tool_calls"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("rest", ["Done.", CALL])
+def test_thinking_in_the_content(
+    client: OpenAI, service: Service, stream: bool, rest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    say(THOUGHT + rest, monkeypatch)
+    message, _ = complete(client, tools=TOOLS, stream=stream, extra_body={"reasoning_split": False})
+    assert message["reasoning_content"] is None
+    assert message["content"] == "<think>I must add.</think>" + (rest if rest == "Done." else "")
+
+    given = service.llm.encode_chat
+    seen: list[Any] = []
+    monkeypatch.setattr(
+        service.llm, "encode_chat", lambda messages, **options: seen.append(messages) or given(messages, **options)
+    )
+    back = [*HI, {"role": "assistant", "content": "<think>I must add.</think>Done."}, *HI]
+    complete(client, back, extra_body={"reasoning_split": False})
+    assert (seen[0][1]["reasoning_content"], seen[0][1]["content"]) == ("I must add.", "Done.")
+    complete(client, back)
+    assert "reasoning_content" not in seen[1][1]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_thinking_in_details(client: OpenAI, service: Service, stream: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    say(f"{THOUGHT}Done.", monkeypatch)
+    options: dict[str, Any] = {"model": "default", "messages": HI, "extra_body": {"reasoning_split": True}}
+    if stream:
+        deltas = [
+            chunk.choices[0].delta.model_dump() for chunk in client.chat.completions.create(stream=True, **options)
+        ]
+    else:
+        deltas = [client.chat.completions.create(**options).choices[0].message.model_dump(exclude_none=True)]
+    details = [detail for delta in deltas for detail in delta.get("reasoning_details") or ()]
+    assert "".join(detail["text"] for detail in details) == "I must add."
+    assert {(each["type"], each["format"], each["index"]) for each in details} == {
+        ("reasoning.text", "MiniMax-response-v1", 0)
+    }
+    back = [*HI, {"role": "assistant", "content": "Done.", "reasoning_details": details}, *HI]
+    assert complete(client, back)[0]["content"] == "Done."
+
+
+@pytest.mark.parametrize(
+    ("options", "ending"),
+    [
+        ({"reasoning_effort": "none"}, "</mm:think>"),
+        ({"reasoning_effort": "medium"}, "]~b]ai\n"),
+        ({"reasoning_effort": "high"}, "<mm:think>"),
+        ({"extra_body": {"thinking": {"type": "enabled", "budget_tokens": 7}}}, "<mm:think>"),
+    ],
+)
+def test_efforts_of_thinking(
+    client: OpenAI, service: Service, options: dict[str, Any], ending: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts: list[Any] = []
+    add = service.llm.engine.add
+    monkeypatch.setattr(
+        service.llm.engine, "add", lambda prompt, params: prompts.append((prompt, params)) or add(prompt, params)
+    )
+    answer = client.chat.completions.create(model="default", messages=HI, max_tokens=30, seed=1, **options)
+    [(prompt, params)] = prompts
+    assert service.llm.tokenizer.decode(prompt.ids, skip_special=False).endswith(ending)
+    assert answer.usage and answer.usage.completion_tokens_details
+    if params.max_thinking:
+        assert answer.usage.completion_tokens_details.reasoning_tokens == 8  # and the marker that ends it
+
+
+def test_biases(client: OpenAI, service: Service) -> None:
+    tokenizer = service.llm.tokenizer
+    x, end = tokenizer.encode("x")[0], min(tokenizer.eos_ids)
+    options: dict[str, Any] = {"max_tokens": 5, "temperature": 0, "logit_bias": {str(x): 100, str(end): -100}}
+    assert complete(client, extra_body={"thinking": {"type": "disabled"}}, **options)[0]["content"] == "xxxxx"
+    with pytest.raises(BadRequestError, match="logit_bias: 999999 is no token id"):
+        complete(client, logit_bias={"999999": 1})

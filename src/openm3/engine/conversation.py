@@ -28,13 +28,14 @@ class Conversations:
 
     Attributes:
         dialect: how the model marks thinking and tool calls.
+        has_modes: its chat template takes a mode of thinking.
     """
 
     def __init__(self, tokenizer: Tokenizer, vision: VisionConfig | None, max_tokens: int) -> None:
         self._tokenizer, self._vision, self._max_tokens = tokenizer, vision, max_tokens
         source = tokenizer.chat_template
         self._template = ChatTemplate(source) if source else None
-        self._has_modes = "thinking_mode" in (source or "")
+        self.has_modes = "thinking_mode" in (source or "")
         self.dialect: Dialect = dialect_of(source)
 
     def encode(
@@ -45,8 +46,10 @@ class Conversations:
         thinking_mode: str | None = None,
     ) -> Prompt:
         """The prompt of a conversation, see `LLM.encode_chat`."""
+        if thinking_mode == "disabled" and not self.dialect.think:
+            thinking_mode = None  # it never thinks aloud
         variables: dict[str, Any] = {} if thinking_mode is None else {"thinking_mode": thinking_mode}
-        if thinking_mode is not None and not self._has_modes:
+        if thinking_mode is not None and not self.has_modes:
             raise InputError("thinking_mode", "this model's chat template has no modes of thinking; leave it out")
         if thinking_mode is not None and thinking_mode not in THINKING_MODES:
             raise InputError("thinking_mode", f"must be one of {', '.join(THINKING_MODES)}, got {thinking_mode!r}")

@@ -84,6 +84,8 @@ class Engine:
             raise InputError("prompt", "is empty")
         if not 0 <= min(prompt_ids) <= max(prompt_ids) < vocab_size:
             raise InputError("prompt", f"holds a token id outside 0 to {vocab_size - 1}")
+        if wrong := [token_id for token_id, _ in params.logit_bias if token_id >= vocab_size]:
+            raise InputError("logit_bias", f"{wrong[0]} is no token id; they end at {vocab_size - 1}")
         if params.seed is None:
             params = replace(params, seed=int.from_bytes(os.urandom(7), "little"))
         max_tokens, compaction = self._room(prompt, params)
@@ -137,12 +139,18 @@ class Engine:
         Raises:
             InputError: the constraint can't be compiled, or can't be kept beside calls of tools.
         """
-        if params.constraint is None:
+        if params.constraint is None and params.max_thinking is None:
             return None
-        if prompt.tools:
+        if prompt.tools and params.constraint and params.constraint.kind != "tool_calls":
             raise InputError("constraint", "an answer with a constraint can't call tools; leave one of them out")
         may_think = may_begin_to_think(self.tokenizer, prompt.dialect, prompt.ids)
-        return self._grammars.matcher(params.constraint, prompt.dialect, thinking=prompt.thinking, may_think=may_think)
+        return self._grammars.matcher(
+            params.constraint,
+            prompt.dialect,
+            thinking=prompt.thinking,
+            may_think=may_think,
+            max_thinking=params.max_thinking,
+        )
 
     def cancel(self, request: Request) -> None:
         """Ends a request and frees its pages at once; nothing more is said about it."""

@@ -73,6 +73,11 @@ class LLM:
         """Whether messages may hold images and videos."""
         return self.engine.runner.vision is not None
 
+    @property
+    def has_thinking_modes(self) -> bool:
+        """Whether a conversation may say how the answer thinks."""
+        return self.conversations.has_modes
+
     def encode(self, text: str) -> list[int]:
         """Tokens of a plain prompt; names of control tokens in it are ordinary characters."""
         return self.tokenizer.encode(text, add_bos=self.tokenizer.adds_bos)

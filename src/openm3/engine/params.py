@@ -34,6 +34,9 @@ class SamplingParams:
         evidence: observe which parts of the prompt each token of the answer reads, for `Completion.evidence`.
         constraint: what the answer has to look like; what a model thinks before is free. Such an answer ends when it is
             whole, so nothing else may end it but `max_tokens`, and that is finish reason "length".
+        max_thinking: the most tokens that a model thinks before it answers; then its thinking is ended. None: as many
+            as it likes.
+        logit_bias: pairs of a token id and what is added to its logit, after penalties.
 
     Raises:
         InputError: a value is out of range; the error's field is the attribute's name.
@@ -54,6 +57,8 @@ class SamplingParams:
     logprobs: int | None = None
     evidence: bool = False
     constraint: Constraint | None = None
+    max_thinking: int | None = None
+    logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:
         if self.max_tokens is not None and self.max_tokens < 1:
@@ -72,14 +77,21 @@ class SamplingParams:
             raise InputError("stop", "a stop string can't be empty")
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
             raise InputError("logprobs", f"must be from 0 to {MAX_LOGPROBS}, got {self.logprobs}")
+        if self.max_thinking is not None and self.max_thinking < 1:
+            raise InputError("max_thinking", f"must be at least 1, got {self.max_thinking}")
+        for token_id, bias in self.logit_bias:
+            _check_range("logit_bias", bias, -100.0, 100.0)
+            if token_id < 0:
+                raise InputError("logit_bias", f"{token_id} is no token id")
         for field in ("stop", "stop_token_ids", "ignore_eos") if self.constraint else ():
             if getattr(self, field):
                 raise InputError(field, "an answer with a constraint ends when it is whole; leave one of them out")
 
     @property
     def has_penalties(self) -> bool:
-        """Whether any penalty changes the logits."""
-        return (self.repetition_penalty, self.presence_penalty, self.frequency_penalty) != (1.0, 0.0, 0.0)
+        """Whether a penalty or a bias changes the logits."""
+        penalties = (self.repetition_penalty, self.presence_penalty, self.frequency_penalty)
+        return penalties != (1.0, 0.0, 0.0) or bool(self.logit_bias)
 
 
 def _check_range(field: str, value: float, low: float, high: float) -> None:

@@ -58,13 +58,16 @@ def distribution(logits_V: Tensor, params: SamplingParams) -> tuple[Tensor, Tens
 
 
 def penalised(logits_V: Tensor, request: Request) -> Tensor:
-    """Logits after repetition, presence and frequency penalties."""
+    """Logits after repetition, presence and frequency penalties, and biases."""
     params, num_tokens = request.params, len(logits_V)
     generated_V = torch.bincount(torch.tensor(request.output_ids, dtype=torch.long), minlength=num_tokens)
     seen_V = generated_V + torch.bincount(torch.tensor(request.prompt_ids, dtype=torch.long), minlength=num_tokens)
     repeated_V = torch.where(logits_V > 0, logits_V / params.repetition_penalty, logits_V * params.repetition_penalty)
     logits_V = torch.where(seen_V > 0, repeated_V, logits_V)
-    return logits_V - params.presence_penalty * (generated_V > 0) - params.frequency_penalty * generated_V
+    logits_V = logits_V - params.presence_penalty * (generated_V > 0) - params.frequency_penalty * generated_V
+    for token_id, bias in params.logit_bias:
+        logits_V[token_id] += bias
+    return logits_V
 
 
 def _sample(logits_V: Tensor, request: Request) -> int:

@@ -13,7 +13,7 @@ from openm3.server import errors
 from openm3.server.body import BodyLimit
 from openm3.server.boundary import RequestBoundary
 from openm3.server.callers import SECURITY
-from openm3.server.routes import chat, completions, health, models
+from openm3.server.routes import chat, completions, health, messages, models
 from openm3.server.settings import Settings
 
 if TYPE_CHECKING:
@@ -38,6 +38,6 @@ def create_app(service: Service, settings: Settings | None = None) -> FastAPI:
     app.add_middleware(RequestBoundary)  # added last, so it is the outer one
     errors.install(app)
     app.include_router(health.router(service))
-    for endpoints in (chat, completions, models):
+    for endpoints in (chat, completions, messages, models):
         app.include_router(endpoints.router(service), dependencies=SECURITY)
     return app

@@ -29,6 +29,7 @@ State = Literal["open", "closed", "broken"]
 
 # Tags within tags; no schema of a real tool comes near.
 MAX_DEPTH = 64
+_MAX_REFERENCES = 64  # of one schema to the next
 _INVOKE = re.compile(r'invoke\s+name="([^"]+)"\s*')
 
 
@@ -56,7 +57,7 @@ class JsonReader:
     """A JSON object with `name` and `arguments` between `<tool_call>` tags."""
 
     opening = "<tool_call>"
-    _closing = "</tool_call>"
+    closing = "</tool_call>"
 
     def __init__(self) -> None:
         self.begin()
@@ -68,7 +69,7 @@ class JsonReader:
     def read(self, scanner: Scanner) -> Call | None:
         if self.state != "open":
             return None
-        text, closing = scanner.take([self._closing])
+        text, closing = scanner.take([self.closing])
         self.unread += text + (closing or "")
         if closing is None:
             return None
@@ -104,7 +105,7 @@ class M3Reader:
             function = tool.get("function", tool)
             if not isinstance(function, Mapping) or not isinstance(function.get("name"), str):
                 raise InputError("tools", "each needs a function with a name")
-            self._schemas[function["name"]] = _part(function, "parameters")
+            self._schemas[function["name"]] = _part(function, "parameters", {})
         self.begin()
 
     def begin(self) -> None:
@@ -171,7 +172,8 @@ class M3Reader:
         if self._stack:
             return None
         try:
-            return element.name, _object(element, self._schemas.get(element.name, {}))
+            schema = self._schemas.get(element.name, {})
+            return element.name, _object(element, schema, schema)
         except _TwiceError:
             self.state = "broken"
             return None
@@ -186,23 +188,38 @@ class _TwiceError(ValueError):
     """An argument was given twice."""
 
 
-def _object(element: _Element, schema: Schema) -> dict[str, Any]:
-    properties = _part(schema, "properties")
+def resolved(schema: Schema, root: Schema) -> Schema:
+    """The schema that `schema` refers to within `root`; itself where it is none of `#/a/b`, or refers to none."""
+    target: Any = schema
+    for _ in range(_MAX_REFERENCES):
+        reference = target.get("$ref")
+        if not isinstance(reference, str) or not reference.startswith("#/"):
+            return target
+        target = root
+        for key in reference.removeprefix("#/").split("/"):
+            target = target.get(key) if isinstance(target, Mapping) else None
+        if not isinstance(target, Mapping):
+            return {}
+    return {}
+
+
+def _object(element: _Element, schema: Schema, root: Schema) -> dict[str, Any]:
+    properties = _part(schema, "properties", root)
     value: dict[str, Any] = {}
     for child in element.children:
         if child.name in value:
             raise _TwiceError(child.name)
-        value[child.name] = _value(child, _part(properties, child.name))
+        value[child.name] = _value(child, _part(properties, child.name, root), root)
     return value
 
 
-def _value(element: _Element, schema: Schema) -> Any:
+def _value(element: _Element, schema: Schema, root: Schema) -> Any:
     """What an element stands for: its tags, else its text by the schema's type, else JSON, else text."""
     types = _types(schema)
     if element.children:
         if "object" not in types and all(child.name == "item" for child in element.children):
-            return [_value(child, _part(schema, "items")) for child in element.children]
-        return _object(element, schema)
+            return [_value(child, _part(schema, "items", root), root) for child in element.children]
+        return _object(element, schema, root)
     if "string" in types:
         return element.text
     if not element.text.strip():
@@ -211,10 +228,10 @@ def _value(element: _Element, schema: Schema) -> Any:
     return element.text if value is _NO_JSON else value
 
 
-def _part(schema: Schema, key: str) -> Schema:
+def _part(schema: Schema, key: str, root: Schema) -> Schema:
     """A schema within a schema; empty, which allows everything, where there is none."""
     part = schema.get(key)
-    return part if isinstance(part, Mapping) else {}
+    return resolved(part, root) if isinstance(part, Mapping) else {}
 
 
 def _types(schema: Schema) -> set[str]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -11,10 +11,11 @@ from fastapi import APIRouter, Request, Response
 
 from openm3.context.evidence import Sentence
 from openm3.engine.output import TokenLogprob
-from openm3.server.answer import Answer, renamed, respond
+from openm3.server.answer import Answer, respond
 from openm3.server.body import JsonRoute
-from openm3.server.routes.models import check_model
+from openm3.server.conversation import converse
 from openm3.server.schema import chat
+from openm3.server.schema import chat_answer as said
 from openm3.server.schema.response import ErrorResponse, Usage
 from openm3.server.wording import ChunkWording, Piece, finite, readable
 from openm3.text import parse
@@ -30,7 +31,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.post(
         "/v1/chat/completions",
-        response_model=chat.ChatCompletion,
+        response_model=said.ChatCompletion,
         responses={"4XX": {"model": ErrorResponse}, "5XX": {"model": ErrorResponse}},
     )
     async def create(asked: chat.ChatRequest, request: Request) -> Response:
@@ -47,100 +48,112 @@ async def begin(service: Service, asked: chat.ChatRequest) -> tuple[Answer, Chat
         InputError: the request can't be served.
         ApiError: another model is asked for.
     """
-    llm = service.llm
-    check_model(asked.model, llm)
-    with renamed(_FIELDS):
-        params = asked.sampling(
-            max_tokens=asked.max_completion_tokens or asked.max_tokens,
-            logprobs=(asked.top_logprobs or 0) if asked.logprobs else None,
-            evidence=bool(asked.openm3 and asked.openm3.evidence),
-        )
-        prompt = await asyncio.to_thread(
-            llm.encode_chat,
-            [message.for_template() for message in asked.messages],
-            tools=asked.offered_tools(),
-            thinking_mode=asked.thinking.type if asked.thinking else None,
-        )
-    return Answer(service, [prompt], params, _FIELDS), ChatWording(llm, include_usage=asked.include_usage)
-
-
-# What the engine knows under the first name, the caller knows under the second.
-_FIELDS = {"prompt": "messages", "thinking_mode": "thinking", "constraint": "response_format"}
+    answer, _ = await converse(service, asked)
+    return answer, ChatWording(service.llm, include_usage=asked.include_usage, split=asked.reasoning_split)
 
 
 class ChatWording(ChunkWording):
-    """Messages, and deltas of messages."""
+    """Messages, and deltas of messages.
 
-    def __init__(self, llm: LLM, *, include_usage: bool) -> None:
+    Args:
+        llm: the model that answers.
+        include_usage: as of `ChunkWording`.
+        split: how thinking is told: in a field of its own, with true in `reasoning_details` too, as MiniMax's API has
+            it; with false in the content.
+    """
+
+    def __init__(self, llm: LLM, *, include_usage: bool, split: bool | None = None) -> None:
         super().__init__("chatcmpl", llm, include_usage=include_usage)
+        self._split = split
+        self._thinking = set[int]()  # choices whose thinking is open in their content
 
-    def chunk(self, piece: Piece) -> chat.ChatCompletionChunk:
+    def chunk(self, piece: Piece) -> said.ChatCompletionChunk:
+        piece = self._inlined(piece)
         if piece.is_opening:
-            delta = chat.MessageDelta(role="assistant", content="")
+            delta = said.MessageDelta(role="assistant", content="")
         else:
-            delta = chat.MessageDelta(
+            delta = said.MessageDelta(
                 content=piece.text or None,
-                reasoning_content=piece.reasoning or None,
-                tool_calls=[chat.ToolCallDelta(**_call(call), index=call.index) for call in piece.calls] or None,
+                **self._reasoning(piece),
+                tool_calls=[said.ToolCallDelta(**_call(call), index=call.index) for call in piece.calls] or None,
             )
-        choice = chat.ChunkChoice(
+        choice = said.ChunkChoice(
             index=piece.index,
             delta=delta,
             logprobs=_logprobs(piece.logprobs),
             finish_reason=piece.finish_reason,
         )
-        return chat.ChatCompletionChunk(**self.header, choices=[choice], openm3=_evidence([piece]))
+        return said.ChatCompletionChunk(**self.header, choices=[choice], openm3=_evidence([piece]))
 
-    def usage_chunk(self, usage: Usage) -> chat.ChatCompletionChunk:
-        return chat.ChatCompletionChunk(**self.header, choices=[], usage=usage)
+    def usage_chunk(self, usage: Usage) -> said.ChatCompletionChunk:
+        return said.ChatCompletionChunk(**self.header, choices=[], usage=usage)
 
-    def whole(self, choices: Iterable[Piece], usage: Usage) -> chat.ChatCompletion:
-        pieces = list(choices)
-        return chat.ChatCompletion(
-            **self.header, choices=[_choice(piece) for piece in pieces], usage=usage, openm3=_evidence(pieces)
+    def whole(self, choices: Iterable[Piece], usage: Usage) -> said.ChatCompletion:
+        pieces = [self._inlined(piece) for piece in choices]
+        return said.ChatCompletion(
+            **self.header, choices=[self._choice(piece) for piece in pieces], usage=usage, openm3=_evidence(pieces)
         )
 
+    def _choice(self, piece: Piece) -> said.Choice:
+        assert piece.finish_reason, "the service ended a stream without a reason"
+        return said.Choice(
+            index=piece.index,
+            message=said.AssistantMessage(
+                content=None if piece.calls and not piece.text else piece.text,
+                **self._reasoning(piece),
+                tool_calls=[chat.ToolCall(**_call(call)) for call in piece.calls] or None,
+            ),
+            logprobs=_logprobs(piece.logprobs),
+            finish_reason=piece.finish_reason,
+        )
 
-def _choice(piece: Piece) -> chat.Choice:
-    assert piece.finish_reason, "the service ended a stream without a reason"
-    return chat.Choice(
-        index=piece.index,
-        message=chat.AssistantMessage(
-            content=None if piece.calls and not piece.text else piece.text,
-            reasoning_content=piece.reasoning or None,
-            tool_calls=[chat.ToolCall(**_call(call)) for call in piece.calls] or None,
-        ),
-        logprobs=_logprobs(piece.logprobs),
-        finish_reason=piece.finish_reason,
-    )
+    def _reasoning(self, piece: Piece) -> dict[str, Any]:
+        """The fields that tell what was thought."""
+        if not piece.reasoning:
+            return {}
+        details = [said.ReasoningDetail(id=f"reasoning-{piece.index}", text=piece.reasoning)] if self._split else None
+        return {"reasoning_content": piece.reasoning, "reasoning_details": details}
+
+    def _inlined(self, piece: Piece) -> Piece:
+        """The piece with its thinking in the text, where the caller wants it so."""
+        if self._split is not False or piece.is_opening:
+            return piece
+        thought = piece.reasoning
+        if thought and piece.index not in self._thinking:
+            self._thinking.add(piece.index)
+            thought = chat.THINK_BEGIN + thought
+        if piece.index in self._thinking and (piece.text or piece.calls or piece.finish_reason):
+            self._thinking.discard(piece.index)
+            thought += chat.THINK_END
+        return replace(piece, text=thought + piece.text, reasoning="")
 
 
-def _evidence(pieces: Iterable[Piece]) -> chat.Answered | None:
+def _evidence(pieces: Iterable[Piece]) -> said.Answered | None:
     """The evidence of the choices that have some."""
     found = [
-        chat.ChoiceEvidence(index=piece.index, sentences=[_sentence(each) for each in piece.evidence.sentences])
+        said.ChoiceEvidence(index=piece.index, sentences=[_sentence(each) for each in piece.evidence.sentences])
         for piece in pieces
         if piece.evidence is not None
     ]
-    return chat.Answered(evidence=found) if found else None
+    return said.Answered(evidence=found) if found else None
 
 
-def _sentence(sentence: Sentence) -> chat.EvidenceSentence:
+def _sentence(sentence: Sentence) -> said.EvidenceSentence:
     references = [
-        chat.Reference(
+        said.Reference(
             weight=one.weight,
             mass=one.mass,
             start=one.start,
             stop=one.stop,
             sources=[
-                chat.Source(message=span.message, first_line=span.first_line, last_line=span.last_line)
+                said.Source(message=span.message, first_line=span.first_line, last_line=span.last_line)
                 for span in one.spans
             ],
             text=one.text,
         )
         for one in sentence.references
     ]
-    return chat.EvidenceSentence(text=sentence.text, start=sentence.start, stop=sentence.stop, references=references)
+    return said.EvidenceSentence(text=sentence.text, start=sentence.start, stop=sentence.stop, references=references)
 
 
 def _call(call: parse.ToolCall) -> dict[str, Any]:
@@ -148,14 +161,14 @@ def _call(call: parse.ToolCall) -> dict[str, Any]:
     return {"id": f"call_{uuid4().hex}", "type": "function", "function": function}
 
 
-def _logprobs(logprobs: Iterable[TokenLogprob] | None) -> chat.Logprobs | None:
+def _logprobs(logprobs: Iterable[TokenLogprob] | None) -> said.Logprobs | None:
     if logprobs is None:
         return None
     content = [
-        chat.ContentLogprob(**_token(one), top_logprobs=[chat.TopLogprob(**_token(top)) for top in one.top])
+        said.ContentLogprob(**_token(one), top_logprobs=[said.TopLogprob(**_token(top)) for top in one.top])
         for one in logprobs
     ]
-    return chat.Logprobs(content=content)
+    return said.Logprobs(content=content)
 
 
 def _token(one: TokenLogprob) -> dict[str, Any]:

@@ -1,24 +1,29 @@
-"""`POST /v1/chat/completions`."""
+"""Requests of `POST /v1/chat/completions`."""
 
 from __future__ import annotations
 
+import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from openm3.engine.params import MAX_LOGPROBS
 from openm3.errors import InputError
 from openm3.server.schema.request import (
     TEXT_OR_LIST,
-    UNSUPPORTED_FIELD,
     GenerationRequest,
     Only,
     RequestModel,
+    ToolName,
     Unsupported,
+    by_type,
     missing_field,
     wrong_field,
 )
-from openm3.server.schema.response import FinishReason, GenerationResponse, omitted_when_none
+from openm3.text.grammar import Constraint
+
+THINK_BEGIN, THINK_END = "<think>", "</think>"
+"""What thinking stands between in a content, whatever the model's own markers are."""
 
 
 class Image(RequestModel):
@@ -58,18 +63,9 @@ class VideoPart(RequestModel):
     video_url: Video
 
 
-def _part_kind(part: Any) -> str | None:
-    kind = part.get("type") if isinstance(part, dict) else None
-    return kind if kind in ("text", "image_url", "video_url") else None
-
-
 ContentPart = Annotated[
     Annotated[TextPart, Tag("text")] | Annotated[ImagePart, Tag("image_url")] | Annotated[VideoPart, Tag("video_url")],
-    Discriminator(
-        _part_kind,
-        custom_error_type=UNSUPPORTED_FIELD,
-        custom_error_message="must be a part of type 'text', 'image_url' or 'video_url'",
-    ),
+    by_type("text", "image_url", "video_url"),
 ]
 Content = Annotated[
     Annotated[str, Tag("text")] | Annotated[list[ContentPart], Field(min_length=1), Tag("list")], TEXT_OR_LIST
@@ -91,12 +87,23 @@ class ToolCall(RequestModel):
     function: CalledFunction
 
 
+class ReasoningDetail(RequestModel):
+    """A part of what was thought, as MiniMax's API writes it with `reasoning_split`."""
+
+    type: Annotated[Literal["reasoning.text"], Only] = "reasoning.text"
+    id: str | None = None
+    format: str | None = None
+    index: int | None = None
+    text: str
+
+
 class Message(RequestModel):
     """One turn. `developer` is the newer name of `system`; `tool` brings the result of a call."""
 
     role: Annotated[Literal["system", "developer", "user", "assistant", "tool"], Only]
     content: Content | None = None
     reasoning_content: str | None = None
+    reasoning_details: list[ReasoningDetail] | None = None
     tool_call_id: str | None = None
     tool_calls: Annotated[list[ToolCall], Field(min_length=1)] | None = None
 
@@ -106,15 +113,26 @@ class Message(RequestModel):
     name: Unsupported = None
     refusal: Unsupported = None
 
-    def for_template(self) -> dict[str, Any]:
-        """The message as chat templates know it."""
+    def for_template(self, *, inline: bool) -> dict[str, Any]:
+        """The message as chat templates know it.
+
+        Args:
+            inline: thinking stands in the content, as an answer was given with `reasoning_split` false.
+        """
         role = "system" if self.role == "developer" else self.role
-        return {"content": None, **self.model_dump(exclude_none=True), "role": role}
+        message = self.model_dump(exclude_none=True, exclude={"reasoning_details"})
+        if self.reasoning_details and self.reasoning_content is None:
+            message["reasoning_content"] = "".join(detail.text for detail in self.reasoning_details)
+        if inline and role == "assistant" and isinstance(self.content, str):
+            thinking, end, rest = self.content.removeprefix(THINK_BEGIN).partition(THINK_END)
+            if end and self.content.startswith(THINK_BEGIN):
+                message |= {"reasoning_content": thinking, "content": rest}
+        return {"content": None, **message, "role": role}
 
     @model_validator(mode="after")
     def _check_role(self) -> Message:
         if self.role != "assistant":
-            for name in ("reasoning_content", "tool_calls"):
+            for name in ("reasoning_content", "reasoning_details", "tool_calls"):
                 if getattr(self, name) is not None:
                     raise wrong_field(name, f"belongs to the assistant's messages, not to role {self.role!r}")
         if self.role != "tool" and self.tool_call_id is not None:
@@ -129,10 +147,10 @@ class Message(RequestModel):
 class Function(RequestModel):
     """What a tool does; `parameters` is a JSON Schema of its arguments."""
 
-    name: Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
+    name: ToolName
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: Annotated[Literal[False] | None, Only] = None
+    strict: bool | None = None
 
 
 class Tool(RequestModel):
@@ -142,10 +160,56 @@ class Tool(RequestModel):
     function: Function
 
 
+class NamedFunction(RequestModel):
+    """The name of a tool."""
+
+    name: ToolName
+
+
+class NamedTool(RequestModel):
+    """The one tool that is to be called."""
+
+    type: Annotated[Literal["function"], Only]
+    function: NamedFunction
+
+
+def _choice_kind(value: Any) -> str:
+    return "named" if isinstance(value, dict | NamedTool) else "word"
+
+
+ToolChoice = Annotated[
+    Annotated[Literal["auto", "none", "required"], Only, Tag("word")] | Annotated[NamedTool, Tag("named")],
+    Discriminator(_choice_kind),
+]
+"""Whether tools are called: as the model likes, never, at least one, or this one."""
+
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
+# The mode of thinking, and the most tokens of it.
+_EFFORTS: dict[Effort, tuple[str, int | None]] = {
+    "none": ("disabled", None),
+    "minimal": ("adaptive", 512),
+    "low": ("adaptive", 2048),
+    "medium": ("adaptive", None),
+    "high": ("enabled", None),
+    "xhigh": ("enabled", None),
+    "max": ("enabled", None),
+}
+
+
 class Thinking(RequestModel):
-    """Whether the model thinks before it answers; with "adaptive" it decides itself."""
+    """Whether the model thinks before it answers; with "adaptive" it decides itself.
+
+    After `budget_tokens` its thinking is brought to an end.
+    """
 
     type: Annotated[Literal["enabled", "disabled", "adaptive"], Only]
+    budget_tokens: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _check_budget(self) -> Thinking:
+        if self.type == "disabled" and self.budget_tokens is not None:
+            raise wrong_field("budget_tokens", "doesn't go with type 'disabled'")
+        return self
 
 
 class Extensions(RequestModel):
@@ -162,8 +226,11 @@ class ChatRequest(GenerationRequest):
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
     tools: Annotated[list[Tool], Field(min_length=1, max_length=128)] | None = None
-    tool_choice: Annotated[Literal["auto", "none"] | None, Only] = None
+    tool_choice: ToolChoice | None = None
     thinking: Thinking | None = None
+    reasoning_effort: Annotated[Effort | None, Only] = None
+    parallel_tool_calls: bool | None = None
+    reasoning_split: bool | None = None
     openm3: Extensions | None = None
 
     modalities: Annotated[list[Literal["text"]] | None, Only] = None
@@ -174,12 +241,10 @@ class ChatRequest(GenerationRequest):
     functions: Unsupported = None
     metadata: Unsupported = None
     moderation: Unsupported = None
-    parallel_tool_calls: Annotated[Literal[True] | None, Only] = None
     prediction: Unsupported = None
     prompt_cache_key: Unsupported = None
     prompt_cache_options: Unsupported = None
     prompt_cache_retention: Unsupported = None
-    reasoning_effort: Unsupported = None
     safety_identifier: Unsupported = None
     verbosity: Unsupported = None
     web_search_options: Unsupported = None
@@ -190,6 +255,15 @@ class ChatRequest(GenerationRequest):
             raise InputError("max_tokens", "is the older name of max_completion_tokens; give one of them")
         if self.top_logprobs is not None and not self.logprobs:
             raise InputError("top_logprobs", "needs logprobs to be true")
+        if self.thinking is not None and self.reasoning_effort is not None:
+            raise InputError("reasoning_effort", "says how hard to think, as thinking does; give one of them")
+        names = [tool.function.name for tool in self.tools or ()]
+        if self.tool_choice not in (None, "auto", "none") and not names:
+            raise InputError("tool_choice", "needs tools")
+        if isinstance(self.tool_choice, NamedTool) and self.tool_choice.function.name not in names:
+            raise InputError("tool_choice", f"no tool has the name {self.tool_choice.function.name!r}")
+        if len(set(names)) < len(names):
+            raise InputError("tools", "two of them have the same name")
         call_ids: set[str] = set()
         for i, message in enumerate(self.messages):
             if message.role == "tool" and message.tool_call_id not in call_ids:
@@ -198,132 +272,45 @@ class ChatRequest(GenerationRequest):
             call_ids.update(call.id for call in message.tool_calls or ())
         return self
 
+    @property
+    def thinks(self) -> tuple[str | None, int | None]:
+        """The mode of thinking and the most tokens of it, where the request says."""
+        if self.reasoning_effort is not None:
+            return _EFFORTS[self.reasoning_effort]
+        return (self.thinking.type, self.thinking.budget_tokens) if self.thinking else (None, None)
+
+    @property
+    def engine_fields(self) -> dict[str, str]:
+        """What the engine knows under the first name, under the second."""
+        thinking = "thinking" if self.reasoning_effort is None else "reasoning_effort"
+        return {
+            "prompt": "messages",
+            "thinking_mode": thinking,
+            "max_thinking": f"{thinking}.budget_tokens" if self.thinking else thinking,
+            "constraint": "response_format" if self.offered_tools() is None else "tools",
+        }
+
+    def constraint(self) -> Constraint | None:
+        """What the answer has to look like: calls, where they are asked for or have to be strict."""
+        choice, tools = self.tool_choice or "auto", self.offered_tools()
+        if tools is None:
+            return super().constraint()
+        many = self.parallel_tool_calls is not False
+        if isinstance(choice, NamedTool):
+            tools = [tool for tool in tools if tool["function"]["name"] == choice.function.name]
+            return Constraint.tool_calls(tools, required=True, many=False)
+        if choice == "required":
+            return Constraint.tool_calls(tools, required=True, many=many)
+        text = super().constraint()
+        if text is None and not any(tool["function"].get("strict") for tool in tools):
+            return None
+        if text is not None and text.kind != "json_schema":
+            raise InputError("response_format", f"of type {text.kind!r} doesn't go with tools; leave one of them out")
+        schema = None if text is None else json.loads(text.source)
+        return Constraint.tool_calls(tools, required=False, many=many, text=schema)
+
     def offered_tools(self) -> list[dict[str, Any]] | None:
         """The tools that the model is told of."""
         if self.tool_choice == "none" or self.tools is None:
             return None
         return [tool.model_dump(exclude_none=True) for tool in self.tools]
-
-
-class TopLogprob(BaseModel):
-    """A token that was likely at its place. `token` has U+FFFD where `bytes` are not whole characters."""
-
-    token: str
-    bytes: list[int]
-    logprob: float
-
-
-class ContentLogprob(TopLogprob):
-    """A generated token."""
-
-    top_logprobs: list[TopLogprob]
-
-
-class Logprobs(BaseModel):
-    """Log probabilities of the tokens of a choice or of a chunk of it."""
-
-    content: list[ContentLogprob]
-    refusal: None = None
-
-
-class AssistantMessage(BaseModel):
-    """The answer."""
-
-    role: Literal["assistant"] = "assistant"
-    content: str | None
-    refusal: None = None
-    reasoning_content: str | None = omitted_when_none()
-    tool_calls: list[ToolCall] | None = omitted_when_none()
-
-
-class Choice(BaseModel):
-    """One of the `n` answers."""
-
-    index: int
-    message: AssistantMessage
-    logprobs: Logprobs | None
-    finish_reason: FinishReason
-
-
-class Source(BaseModel):
-    """Lines of a message, or of what the chat template writes around messages, whose `message` is null."""
-
-    message: int | None
-    first_line: int
-    last_line: int
-
-
-class Reference(BaseModel):
-    """Tokens `start` to `stop - 1` of the prompt that a sentence was read from.
-
-    `weight` is their share of what stood out for the sentence, `mass` their share of all attention.
-    """
-
-    weight: float
-    mass: float
-    start: int
-    stop: int
-    sources: list[Source]
-    text: str
-
-
-class EvidenceSentence(BaseModel):
-    """A sentence of what was generated, its tokens, and what it was read from, weightiest first."""
-
-    text: str
-    start: int
-    stop: int
-    references: list[Reference]
-
-
-class ChoiceEvidence(BaseModel):
-    """The evidence of one of the `n` answers."""
-
-    index: int
-    sentences: list[EvidenceSentence]
-
-
-class Answered(BaseModel):
-    """What `openm3` in the request asked for."""
-
-    evidence: list[ChoiceEvidence]
-
-
-class ChatCompletion(GenerationResponse):
-    """A whole response."""
-
-    object: Literal["chat.completion"] = "chat.completion"
-    choices: list[Choice]
-    openm3: Answered | None = omitted_when_none()
-
-
-class ToolCallDelta(ToolCall):
-    """A call in a stream; it comes whole, in one chunk."""
-
-    index: int
-
-
-class MessageDelta(BaseModel):
-    """What a chunk adds to the message: first the role, then thinking, text, whole calls."""
-
-    role: Literal["assistant"] | None = omitted_when_none()
-    content: str | None = omitted_when_none()
-    reasoning_content: str | None = omitted_when_none()
-    tool_calls: list[ToolCallDelta] | None = omitted_when_none()
-
-
-class ChunkChoice(BaseModel):
-    """What a chunk adds to one of the `n` answers."""
-
-    index: int
-    delta: MessageDelta
-    logprobs: Logprobs | None = None
-    finish_reason: FinishReason | None = None
-
-
-class ChatCompletionChunk(GenerationResponse):
-    """One event of a stream."""
-
-    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    choices: list[ChunkChoice]
-    openm3: Answered | None = omitted_when_none()

@@ -32,6 +32,8 @@ from openm3.text.grammar import Constraint
 UNKNOWN_FIELD = "unknown_field"
 UNSUPPORTED_FIELD = "unsupported_field"
 
+MAX_BIASES = 1024
+
 # Of an unknown field's name, which may be as long as the body: longer ones are costly to compare and to echo.
 _NAME_LIMIT = 64
 
@@ -96,6 +98,23 @@ TEXT_OR_LIST = Discriminator(
 )
 """Tells the branches `Tag("text")` and `Tag("list")` apart, so that an error speaks of the right one."""
 
+
+def by_type(*kinds: str) -> Discriminator:
+    """Tells objects apart by their `type`; the branches are tagged with `kinds`."""
+
+    def kind_of(value: Any) -> str | None:
+        kind = value.get("type") if isinstance(value, dict) else getattr(value, "type", None)
+        return kind if isinstance(kind, str) and kind in kinds else None
+
+    *most, last = map(repr, kinds)
+    expected = f"{', '.join(most)} or {last}" if most else last
+    return Discriminator(
+        kind_of, custom_error_type=UNSUPPORTED_FIELD, custom_error_message=f"must be of type {expected}"
+    )
+
+
+TokenIdText = Annotated[str, Field(pattern="^[0-9]{1,9}$")]
+ToolName = Annotated[str, Field(pattern="^[a-zA-Z0-9_-]{1,64}$")]
 StopText = Annotated[str, Field(max_length=1000)]
 Stop = Annotated[
     Annotated[StopText, Tag("text")] | Annotated[list[StopText], Field(max_length=16), Tag("list")],
@@ -152,25 +171,13 @@ class GrammarFormat(RequestModel):
     grammar: str
 
 
-_FORMATS = ("text", "json_object", "json_schema", "regex", "grammar")
-
-
-def _format_kind(value: Any) -> str | None:
-    kind = value.get("type") if isinstance(value, dict) else None
-    return kind if kind in _FORMATS else None
-
-
 ResponseFormat = Annotated[
     Annotated[TextFormat, Tag("text")]
     | Annotated[JsonObjectFormat, Tag("json_object")]
     | Annotated[JsonSchemaFormat, Tag("json_schema")]
     | Annotated[RegexFormat, Tag("regex")]
     | Annotated[GrammarFormat, Tag("grammar")],
-    Discriminator(
-        _format_kind,
-        custom_error_type=UNSUPPORTED_FIELD,
-        custom_error_message="must be of type 'text', 'json_object', 'json_schema', 'regex' or 'grammar'",
-    ),
+    by_type("text", "json_object", "json_schema", "regex", "grammar"),
 ]
 
 
@@ -211,7 +218,7 @@ class GenerationRequest(RequestModel):
     stream_options: StreamOptions | None = None
     user: str | None = None
 
-    logit_bias: Unsupported = None
+    logit_bias: Annotated[dict[TokenIdText, float], Field(max_length=MAX_BIASES)] | None = None
 
     @model_validator(mode="after")
     def _check_stream_options(self) -> GenerationRequest:
@@ -224,8 +231,15 @@ class GenerationRequest(RequestModel):
         """Whether the stream ends with a usage chunk."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    def sampling(self, *, max_tokens: int | None, logprobs: int | None, evidence: bool = False) -> list[SamplingParams]:
+    def constraint(self) -> Constraint | None:
+        """What the answer has to look like."""
+        return _constraint(self.response_format)
+
+    def sampling(self, *, max_tokens: int | None, logprobs: int | None, **more: Any) -> list[SamplingParams]:
         """How each of the `n` choices is sampled; choice i takes `seed + i`, so that they differ and repeat.
+
+        Args:
+            max_tokens, logprobs, more: of `SamplingParams`.
 
         Raises:
             InputError: a value is out of range.
@@ -235,9 +249,10 @@ class GenerationRequest(RequestModel):
             **{"temperature": 1.0, **given},  # the API's default; the engine's own is greedy
             max_tokens=max_tokens,
             logprobs=logprobs,
-            evidence=evidence,
-            constraint=_constraint(self.response_format),
+            constraint=self.constraint(),
+            logit_bias=tuple((int(token_id), bias) for token_id, bias in (self.logit_bias or {}).items()),
             stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
+            **more,
         )
         if self.seed is None:
             return [params] * (self.n or 1)
