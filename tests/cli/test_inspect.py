@@ -7,6 +7,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from helpers.branches import write_branch
 from helpers.tiny_m3 import write_tiny_m3
 from openm3.cli.inspect import inspect
 from openm3.errors import InputError
@@ -41,6 +42,20 @@ def test_the_memory_is_what_is_held(folder: Path) -> None:
         tensor["bytes"] for tensor in report["tensors"] if tensor["dtype"] == "BF16" and len(tensor["shape"]) == 1
     )
     assert packed["memory"]["weights"] == sum(tensor["bytes"] for tensor in report["tensors"]) + widened
+
+
+def test_the_index_branch_that_a_dense_model_is_given(tiny_model: Path, tmp_path: Path) -> None:
+    branch = write_branch(tiny_model, tmp_path / "branch", sparse_attention_freq=(0, 1), own_key_layers=(0,))
+    args = [str(tiny_model), "--index-branch", str(branch)]
+    result = CliRunner().invoke(inspect, args)
+    assert "2 layers of 96; 2 read 3 blocks of 16 tokens, 1 of them chosen by their own keys" in result.stdout
+    form = "2 query heads and one key head for all of 16, rotated, in 1 of 2 layers, 1 choose by own keys"
+    assert f"from {branch}: {form}" in result.stdout
+    report = json.loads(CliRunner().invoke(inspect, [*args, "--json"]).stdout)
+    dense = json.loads(CliRunner().invoke(inspect, [str(tiny_model), "--json"]).stdout)
+    assert report["index_branch"]["made"] == {"seed": 0}
+    assert dense["index_branch"] is None
+    assert report["parameters"] - dense["parameters"] == 3 * 16 * 96 + 2 * 16
 
 
 def test_a_context_past_the_trained_window_keeps_keys_twice(folder: Path) -> None:

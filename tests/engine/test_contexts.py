@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from helpers.branches import write_branch
 from helpers.tiny import write_tiny_model
 from helpers.tiny_m3 import tiny_m3_config, write_tiny_m3
 from openm3.config import EngineConfig, SparseConfig
@@ -172,6 +173,20 @@ def test_angles_that_were_stretched_for_another_window_are_refused(tiny_model: P
     clamped = {"extend": "clamped", "max_context": 2048}
     save(llm(tiny_model, **clamped), Store(tmp_path / "clamped"))
     assert load(llm(tiny_model, **clamped | {"max_context": 1024}), Store(tmp_path / "clamped"))
+
+
+def test_another_index_branch_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    """Layers above the first read what the branch chose, so their keys depend on it."""
+    one, other = (str(write_branch(tiny_model, tmp_path / str(seed), seed=seed)) for seed in (1, 2))
+    blocks = {"sparse": SparseConfig(index_block_size=PAGE, index_topk_blocks=3)}
+    store = Store(tmp_path)
+    ids = save(llm(tiny_model, index_branch=one, **blocks), store)
+    again = llm(tiny_model, index_branch=one, **blocks)
+    assert load(again, store) == len(ids) // PAGE * PAGE
+    assert answer(again, ids).token_ids == answer(llm(tiny_model, index_branch=one, **blocks), ids).token_ids
+    for branch in (other, "none"):
+        with pytest.raises(StoreError, match="was read differently: index_branch [0-9a-f]{16} there and"):
+            load(llm(tiny_model, index_branch=branch, **blocks), store)
 
 
 def test_another_model_is_refused(tiny_model: Path, tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def doctor() -> None:
         "kernels": kernels,
         "GPU": _gpu(),
         "linear layers": f"bf16 weights in {layouts[0]} layout, a GGUF file's own 8-bit ones in {layouts[1]}",
+        "index branch": _packaged_branch(),
         "models": str(hub.home()),
     }
     for name, value in lines.items():
@@ -42,6 +43,17 @@ def doctor() -> None:
         click.echo(f"  {name:12} {launch}")
     if reason := backend.why_not_native():
         click.echo(f"no native kernels: {reason}; install again with a C++ compiler (GCC or Clang)")
+
+
+def _packaged_branch() -> str:
+    """The default model's, which comes with this package."""
+    from openm3.model.branch import packaged
+    from openm3.model.sidecar import ABOUT, Sidecar
+
+    if not (packaged() / ABOUT).is_file():
+        return "none for the default model in this package"
+    branch = Sidecar.read(packaged())
+    return f"of the default model: {branch.form}; {branch.identity}"
 
 
 def _gpu() -> str:

@@ -16,6 +16,7 @@ from openm3.config import EngineConfig, ExtendOption, ModelConfig, WeightsOption
 
 if TYPE_CHECKING:
     from openm3.model.plan import MemoryPlan
+    from openm3.model.sidecar import Sidecar
     from openm3.model.weights import Checkpoint
 
 
@@ -48,6 +49,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="As in `openm3 generate`: how weights are held.",
 )
+@click.option(
+    "--index-branch",
+    default="auto",
+    show_default=True,
+    metavar="FOLDER",
+    help="As in `openm3 generate`: the index branch of a dense model, or 'none'.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with every tensor.")
 def inspect(
     model: str,
@@ -55,6 +63,7 @@ def inspect(
     extend: ExtendOption,
     dtype: str,
     weights: WeightsOption,
+    index_branch: str,
     as_json: bool,
 ) -> None:
     """Print MODEL's configuration, tensors, memory for a context, and what would not load.
@@ -70,13 +79,16 @@ def inspect(
     import torch
 
     from openm3.kernels.backend import choose
+    from openm3.model.aligned import AlignedCheckpoint
+    from openm3.model.branch import open_model
     from openm3.model.decoder import empty_decoder
     from openm3.model.plan import active_parameters, parameter_shapes, plan_memory
-    from openm3.model.weights import choose_weights, open_checkpoint, packed_bits, problems
+    from openm3.model.weights import choose_weights, packed_bits, problems
 
-    checkpoint = open_checkpoint(hub.find(model))
+    engine = EngineConfig(max_context=context, extend=extend, index_branch=index_branch)
+    checkpoint = open_model(hub.find(model), engine)
     config = checkpoint.config
-    engine = EngineConfig(max_context=context, extend=extend).for_model(config)
+    engine = engine.for_model(config)
     shapes = parameter_shapes(config)
     found = list(problems(checkpoint, shapes))
     backend = choose()
@@ -95,6 +107,7 @@ def inspect(
     report = {
         "path": str(checkpoint.path),
         "config": asdict(config),
+        "index_branch": _branch(checkpoint.sidecar) if isinstance(checkpoint, AlignedCheckpoint) else None,
         "parameters": parameters,
         "active_parameters": active_parameters(config, shapes),
         "tensors": _tensors(checkpoint),
@@ -122,11 +135,11 @@ def describe(config: ModelConfig) -> str:
             "and a shared one for each token"
         )
     if config.index is not None:
-        sparse = config.index.sparse
-        text += (
-            f"; {sum(config.index.sparse_attention_freq)} read {sparse.index_topk_blocks} blocks of "
-            f"{sparse.index_block_size} tokens"
-        )
+        sparse, own = config.index.sparse, len(config.index.own_key_layers)
+        num_choosing = sum(config.index.sparse_attention_freq) + own
+        text += f"; {num_choosing} read {sparse.index_topk_blocks} blocks of {sparse.index_block_size} tokens"
+        if own:
+            text += f", {own} of them chosen by their own keys"
     return text
 
 
@@ -148,6 +161,8 @@ def _show(report: dict[str, Any], config: ModelConfig, plan: MemoryPlan) -> None
     click.echo(f"{len(tensors)} tensors in {len(files)} files, {_size(size)}: {counted}")
     for reason, count in report["left_out"].items():
         click.echo(f"left out: {count} tensors, {reason}")
+    if (branch := report["index_branch"]) is not None:
+        click.echo(f"index branch {branch['identity']} from {branch['path']}: {branch['form']}")
     if report["extend"] != "none":
         click.echo(f"trained for {config.max_position_embeddings:,} tokens; past them --extend {report['extend']}")
     click.echo("\n".join(memory_lines(plan, report["memory"]["context"])))
@@ -163,6 +178,15 @@ _HELD = {
     "packed": "as the file has them where it is quantised",
     "int8": "in 8 bits",
 }
+
+
+def _branch(sidecar: Sidecar) -> dict[str, Any]:
+    return {
+        "path": str(sidecar.path),
+        "identity": sidecar.identity,
+        "form": sidecar.form,
+        "made": sidecar.made,
+    }
 
 
 def _tensors(checkpoint: Checkpoint) -> list[dict[str, Any]]:

@@ -43,6 +43,7 @@ class ModelOptions:
     spill_dir: str | None
     spill_gb: float | None
     index: Literal["auto", "int8", "exact"]
+    index_branch: str
     dtype: Literal["bfloat16", "float32"]
     weights: WeightsOption
     device: Literal["cpu", "cuda"] | None
@@ -72,6 +73,7 @@ class ModelOptions:
             spill_dir=self.spill_dir,
             spill_bytes=_gib(self.spill_gb),
             index=self.index,
+            index_branch=self.index_branch,
             dtype=self.dtype,
             weights=self.weights,
             device=self.device,
@@ -86,8 +88,9 @@ class ModelOptions:
     def kept(self) -> dict[str, Any]:
         """What is kept beside a context that these options read: all but what is this machine's or this run's."""
         values = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in _NOT_KEPT}
-        if Path(self.model).exists():
-            values["model"] = str(Path(self.model).resolve())
+        for name in ("model", "index_branch"):
+            if Path(values[name]).exists():
+                values[name] = str(Path(values[name]).resolve())
         return values
 
     def like(self, kept: Mapping[str, Any]) -> ModelOptions:
@@ -189,6 +192,9 @@ _MODEL_OPTIONS = (
     click.option("--index", type=click.Choice(["auto", "int8", "exact"]), default="auto", show_default=True,
                  help="Choose blocks from keys in 8 bits with error bounds: the same blocks, half the reading. "
                       "auto: where the window is long enough for it to pay."),
+    click.option("--index-branch", default="auto", show_default=True, metavar="FOLDER",
+                 help="Choose blocks by an index branch that was made for this model, or with 'none' by its own keys. "
+                      "auto: the branch beside the weights; the default model's comes with this package."),
     click.option("--window", type=int, metavar="TOKENS",
                  help="Longest prompt and answer together. Default: what the model was trained for; "
                       "beyond that see --extend."),

@@ -30,6 +30,9 @@ class EngineConfig:
             on Triton, in several processes, or with `spill`.
         index: how the keys that blocks are chosen by are scanned: "exact" in the cache's dtype, "int8" in 8 bits with
             bounds, which chooses the same blocks and reads half as much; "auto" is "int8" where it pays.
+        index_branch: an index branch for a dense model (`openm3.model.sidecar`): the folder of one, or "none". "auto":
+            the one beside the weights, else the one that this package has for them, unless attention is "dense". It
+            brings its blocks; other ones of `sparse` take their place.
         dtype: of weights and cache.
         device: "cpu" or "cuda", where weights and cache lie; None: a GPU where there is one that our kernels run on.
         weights: how the matrices of linear layers are held. "bf16" dequantises what a file has quantised. "packed"
@@ -76,6 +79,7 @@ class EngineConfig:
     sparse: SparseConfig = field(default_factory=SparseConfig)
     attention_mass: float | None = None
     index: Literal["auto", "int8", "exact"] = "auto"
+    index_branch: str = "auto"
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     device: Literal["cpu", "cuda"] | None = None
     weights: WeightsOption = "auto"

@@ -24,7 +24,7 @@ _FREE = {
     "index", "device", "cuda_graphs", "cache_bytes", "spill", "spill_dir", "spill_bytes",
     "max_context", "prefix_cache", "max_running", "max_batch_tokens", "step_ms", "speculation",
     "overflow",  # what was compacted is never known
-    "backend", "weights",  # the ones in use are compared instead
+    "backend", "weights", "index_branch",  # the ones in use are compared instead
 }  # fmt: skip
 
 
@@ -32,6 +32,7 @@ def identity_of(llm: LLM) -> dict[str, str]:
     """Everything that keys and values depend on."""
     config, runner = llm.config, llm.engine.runner
     values = {"model": llm.identity, "backend": runner.backend, "weights": runner.weights}
+    values["index_branch"] = llm.branch.identity if llm.branch else "none"
     values |= {field.name: str(getattr(config, field.name)) for field in fields(config) if field.name not in _FREE}
     if config.attention == "dense":
         values["sparse"] = f"blocks of {config.sparse.index_block_size}"

@@ -16,8 +16,10 @@ from openm3.engine.prompt import Prompt
 from openm3.engine.request import Request
 from openm3.engine.workers import start_runner
 from openm3.errors import ModelError
+from openm3.model.aligned import AlignedCheckpoint
+from openm3.model.branch import open_model
 from openm3.model.identity import identity_of
-from openm3.model.weights import Checkpoint, SafetensorsCheckpoint, open_checkpoint
+from openm3.model.weights import Checkpoint, SafetensorsCheckpoint
 from openm3.text.parse import Answer, Part, collect
 from openm3.text.tokenizer import Tokenizer
 
@@ -39,6 +41,7 @@ class LLM:
     Attributes:
         name: what the model is called in answers.
         identity: 16 hex digits that differ for other weights files or configurations.
+        branch: the index branch that a dense model was given, see `EngineConfig.index_branch`; None: it has none.
         engine: where requests run.
         conversations: how messages become prompts.
 
@@ -48,7 +51,8 @@ class LLM:
 
     def __init__(self, model: str | Path = "default", config: EngineConfig | None = None) -> None:
         path = hub.find(str(model))
-        checkpoint = open_checkpoint(path)
+        checkpoint = open_model(path, config or EngineConfig())
+        self.branch = checkpoint.sidecar if isinstance(checkpoint, AlignedCheckpoint) else None
         self.config = (config or EngineConfig()).for_model(checkpoint.config)
         self.name = path.stem if path.is_file() else path.name
         self.model_config = checkpoint.config
@@ -180,6 +184,8 @@ def completion(request: Request, deltas: Sequence[Delta], parts: Iterable[Part])
 
 
 def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:
+    if isinstance(checkpoint, AlignedCheckpoint):
+        checkpoint = checkpoint.base
     if isinstance(checkpoint, SafetensorsCheckpoint):
         return Tokenizer.from_folder(checkpoint.path)
     try:

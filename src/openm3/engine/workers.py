@@ -25,8 +25,9 @@ from openm3.errors import InputError, OpenM3Error
 from openm3.kernels.backend import choose_device
 from openm3.kernels.paged import PagedBatch
 from openm3.model.batch import Batch
+from openm3.model.branch import open_model
 from openm3.model.parallel import Parallel, check_split
-from openm3.model.weights import Checkpoint, open_checkpoint
+from openm3.model.weights import Checkpoint
 
 _PATIENCE_S = 5.0  # for a worker that is asked to end
 
@@ -200,7 +201,7 @@ def work(
     try:
         if device == "cuda":
             torch.cuda.set_device(rank)
-        checkpoint = open_checkpoint(path)
+        checkpoint = open_model(path, config)
         pipe.send(None)
         runner = Runner(checkpoint, config, Parallel.join(rank, size, meeting, choose_device(device)))
         pipe.send(None)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import xxhash
 
+from openm3.model.aligned import AlignedCheckpoint
+from openm3.model.sidecar import TENSORS
 from openm3.model.weights import Checkpoint
 
 _WHOLE_BYTES = 256 << 20  # of files up to this size everything is read
@@ -16,13 +19,25 @@ def identity_of(checkpoint: Checkpoint) -> str:
     """16 hex digits that differ for another configuration and other weights.
 
     Small files are read whole. Of a large one it is the size, the first bytes, which tell names and shapes, and 4 KiB
-    of every 4 MiB: two sets of weights that were trained apart differ in all of them.
+    of every 4 MiB: two sets of weights that were trained apart differ in all of them. An index branch beside them has
+    an identity of its own, and changes nothing here.
     """
+    if isinstance(checkpoint, AlignedCheckpoint):
+        checkpoint = checkpoint.base
     files = [checkpoint.path] if checkpoint.path.is_file() else sorted(checkpoint.path.glob("*.safetensors"))
-    state = xxhash.xxh3_64(repr(checkpoint.config).encode())
+    state = xxhash.xxh3_64(_described(checkpoint.config).encode())
     for file in files:
-        _add(state, file)
+        if file.name != TENSORS:
+            _add(state, file)
     return state.hexdigest()
+
+
+def _described(value: object) -> str:
+    """A configuration without what is at its default, so that a field that comes later changes no identity."""
+    if not is_dataclass(value) or isinstance(value, type):
+        return repr(value)
+    kept = [f"{f.name}={_described(x)}" for f in fields(value) if (x := getattr(value, f.name)) != f.default]
+    return f"{type(value).__name__}({', '.join(kept)})"
 
 
 def _add(state: xxhash.xxh3_64, path: Path) -> None:

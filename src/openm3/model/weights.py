@@ -21,6 +21,7 @@ from openm3.kernels.linear.grouped import GROUP, PACKED_BITS, quantise
 from openm3.kernels.linear.mxfp8 import BITS as MXFP8_BITS
 from openm3.kernels.linear.mxfp8 import BLOCK
 from openm3.kernels.memory import Memory, Take, allocate
+from openm3.model.aligned import AlignedCheckpoint
 from openm3.model.decoder import Decoder, collector_paused, empty_decoder
 from openm3.model.gguf import GGUFCheckpoint
 from openm3.model.linear import FusedLinear
@@ -135,10 +136,10 @@ class SafetensorsCheckpoint:
         return [file]
 
 
-Checkpoint = GGUFCheckpoint | SafetensorsCheckpoint
+Checkpoint = GGUFCheckpoint | SafetensorsCheckpoint | AlignedCheckpoint
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
+def open_checkpoint(path: Path) -> GGUFCheckpoint | SafetensorsCheckpoint:
     """The checkpoint at a path: a folder in the Hugging Face layout, or a GGUF file."""
     if not path.exists():
         raise ModelError(f"{path}: no such model file or folder")
@@ -252,7 +253,7 @@ def choose_weights(
     Raises:
         InputError: not for this checkpoint, dtype or backend.
     """
-    is_gguf = isinstance(checkpoint, GGUFCheckpoint)
+    is_gguf = _is_gguf(checkpoint)
     is_quantised = any(checkpoint.packed_bits(name) is not None for name in checkpoint.names)
     if weights == "auto":
         free = is_gguf and is_quantised and backend == "native" and dtype == torch.bfloat16
@@ -284,10 +285,15 @@ def packed_bits(checkpoint: Checkpoint, decoder: Decoder, weights: str) -> dict[
             continue
         stored = ["embed_tokens.weight" if name not in checkpoint.names else name for name in names]
         bits = [checkpoint.packed_bits(name) for name in stored]
-        if isinstance(checkpoint, GGUFCheckpoint) and len(set(bits)) > 1:
+        if _is_gguf(checkpoint) and len(set(bits)) > 1:
             continue
         found.update({name: b for name, b in zip(names, bits, strict=True) if b is not None})
     return found
+
+
+def _is_gguf(checkpoint: Checkpoint) -> bool:
+    base = checkpoint.base if isinstance(checkpoint, AlignedCheckpoint) else checkpoint
+    return isinstance(base, GGUFCheckpoint)
 
 
 def problems(checkpoint: Checkpoint, expected: Mapping[str, Sequence[int]]) -> Iterator[str]:
