@@ -66,6 +66,7 @@ _MODULES_OF = {
         "numpy",
         "fastapi",
         "uvicorn",
+        "prometheus_client",
         "gguf",
         "safetensors",
         "tokenizers",

@@ -60,12 +60,14 @@ def serve(host: str, port: int, settings: Settings, model_options: ModelOptions)
       openm3 serve
       openm3 serve --port 9000 --model ./model.gguf --attention sparse
     """
+    from openm3.server import logs
     from openm3.server.listener import Server, listen, url
 
     with listen(host, port) as listener:
         llm = model_options.load()
         from openm3.engine.service import Service  # takes seconds, so after the port is ours
 
+        logs.set_up(settings)
         ready = f"{llm.name} is at {url(listener)}/v1; Ctrl-C stops it"
         server = Server(Service(llm), settings, on_ready=lambda: click.echo(ready, err=True))
         with suppress(KeyboardInterrupt):  # raised again by uvicorn when everything is closed

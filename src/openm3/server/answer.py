@@ -24,7 +24,7 @@ from openm3.server.wording import Piece, Wording
 from openm3.text import parse
 
 if TYPE_CHECKING:
-    from openm3.engine.service import Service
+    from openm3.server.backend import Backend
 
 _FINISH_REASONS: dict[FinishReason | None, response.FinishReason | None] = {
     None: None,
@@ -47,7 +47,7 @@ class Answer:
 
     def __init__(
         self,
-        service: Service,
+        service: Backend,
         prompts: Sequence[Prompt | Sequence[int]],
         params: Sequence[SamplingParams],
         fields: Mapping[str, str],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -15,22 +16,34 @@ from openm3.server.errors import ApiError
 
 
 class BodyLimit:
-    """Refuses a body of more than `max_bytes`: by its declared length at once, otherwise while it is read."""
+    """Refuses a body of more than `max_bytes`, by its declared length at once, otherwise while it is read.
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    One that takes longer than `max_s` to arrive is refused too.
+    """
+
+    def __init__(self, app: ASGIApp, max_bytes: int, max_s: float) -> None:
         self._app = app
-        self._max_bytes = max_bytes
+        self._max_bytes, self._max_s = max_bytes, max_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        num_bytes = 0
+        num_bytes, deadline = 0, asyncio.get_running_loop().time() + self._max_s
+        ended = False
 
         async def receive_limited() -> Message:
-            nonlocal num_bytes
-            message = await receive()
+            nonlocal num_bytes, ended
+            if ended:
+                return await receive()  # which waits for the client to go away
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError:
+                told = f"the body took longer than {self._max_s:g} seconds to arrive"
+                raise ApiError(408, told, code="body_too_slow") from None
             num_bytes += len(message.get("body", b""))
             self._check(num_bytes)
+            ended = not message.get("more_body", False)
             return message
 
         self._check(int(Headers(scope=scope).get("content-length", "0")))

@@ -13,11 +13,11 @@ from openm3.server.routes.models import check_model
 from openm3.server.schema.chat import ChatRequest
 
 if TYPE_CHECKING:
-    from openm3.engine.service import Service
+    from openm3.server.backend import Backend
 
 
 async def converse(
-    service: Service, asked: ChatRequest, fields: Mapping[str, str] = MappingProxyType({})
+    service: Backend, asked: ChatRequest, fields: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[Answer, Prompt]:
     """The answer to a conversation, and the prompt that the conversation is.
 
@@ -42,7 +42,7 @@ async def converse(
     return Answer(service, [prompt], params, fields, one_call=asked.parallel_tool_calls is False), prompt
 
 
-async def encode(service: Service, asked: ChatRequest, fields: Mapping[str, str] = MappingProxyType({})) -> Prompt:
+async def encode(service: Backend, asked: ChatRequest, fields: Mapping[str, str] = MappingProxyType({})) -> Prompt:
     """The prompt that a conversation is; the arguments and errors are those of `converse`."""
     llm = service.llm
     check_model(asked.model, llm)

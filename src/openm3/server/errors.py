@@ -114,7 +114,7 @@ def as_api_error(error: Exception, request_id: str) -> ApiError:
             code = HTTPStatus(error.status_code).name.lower()
             return ApiError(error.status_code, error.detail, code=code, headers=error.headers)
         case _:
-            _log.error("%s failed", request_id, exc_info=error)
+            _log.error("%s failed", request_id, exc_info=error, extra={"fields": {"request_id": request_id}})
             message = f"internal error; the server's log has it as {request_id}"
             return ApiError(500, message, code="internal_error")
 

@@ -12,10 +12,11 @@ import uvicorn
 
 from openm3.errors import InputError
 from openm3.server.app import create_app
+from openm3.server.connection import connections
 from openm3.server.settings import Settings
 
 if TYPE_CHECKING:
-    from openm3.engine.service import Service
+    from openm3.server.backend import Backend
 
 _CLOSING_S = 5  # for what is left to be said after the grace; then connections are cut
 
@@ -44,25 +45,27 @@ def url(listener: socket.socket) -> str:
 
 
 class Server(uvicorn.Server):
-    """Serves a service until a signal or `should_exit`.
+    """Serves a backend until a signal or `should_exit`.
 
     Then it accepts nothing more, lets running requests end for `settings.grace_s`, and cancels the rest through the
-    service, so that every one of them gets its error and no connection is cut in the middle.
+    backend, so that every one of them gets its error and no connection is cut in the middle.
     """
 
     def __init__(
-        self, service: Service, settings: Settings | None = None, *, on_ready: Callable[[], None] = lambda: None
+        self, backend: Backend, settings: Settings | None = None, *, on_ready: Callable[[], None] = lambda: None
     ) -> None:
         self._settings = settings or Settings()
+        self._app = create_app(backend, self._settings)
         config = uvicorn.Config(
-            create_app(service, self._settings),
+            self._app,
+            http=connections(head_s=self._settings.head_s, send_s=self._settings.send_s),
+            ws="none",
             log_config=None,  # logging is the program's, not the library's, to set up
             access_log=False,
             server_header=False,
             timeout_graceful_shutdown=int(self._settings.grace_s) + _CLOSING_S,
         )
         super().__init__(config)
-        self._service = service
         self._on_ready = on_ready
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -70,6 +73,7 @@ class Server(uvicorn.Server):
         self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._app.state.gate.is_closing = True
         cancelling = asyncio.create_task(self._cancel_requests())
         try:
             await super().shutdown(sockets)
@@ -78,4 +82,4 @@ class Server(uvicorn.Server):
 
     async def _cancel_requests(self) -> None:
         await asyncio.sleep(self._settings.grace_s)
-        await self._service.aclose()
+        await self._app.state.gate.aclose()

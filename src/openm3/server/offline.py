@@ -19,9 +19,9 @@ from openm3.server.schema.request import GenerationRequest
 from openm3.server.wording import Wording
 
 if TYPE_CHECKING:
-    from openm3.engine.service import Service
+    from openm3.server.backend import Backend
 
-Begin = Callable[["Service", Any], Awaitable[tuple[Answer, Wording]]]
+Begin = Callable[["Backend", Any], Awaitable[tuple[Answer, Wording]]]
 
 ENDPOINTS: dict[str, tuple[type[GenerationRequest], Begin]] = {
     "/v1/chat/completions": (ChatRequest, chat.begin),
@@ -30,7 +30,7 @@ ENDPOINTS: dict[str, tuple[type[GenerationRequest], Begin]] = {
 
 
 async def respond(
-    service: Service, url: str, body: Any, request_id: str, caller: Caller = ANONYMOUS
+    service: Backend, url: str, body: Any, request_id: str, caller: Caller = ANONYMOUS
 ) -> tuple[int, str]:
     """What the server would answer to a body that is posted to one of `ENDPOINTS`: the status and the JSON.
 

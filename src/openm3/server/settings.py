@@ -1,13 +1,13 @@
-"""How the server treats requests: limits and times.
+"""How the server treats requests: limits, times, what it writes down.
 
-`openm3 serve` has an option for each field, made from the field itself: `max_body_bytes` is `--max-body-bytes`; a tuple
-`things` is `--thing`, which may be given again.
+`openm3 serve` has an option for each field, made from the field itself: `max_body_bytes` is `--max-body-bytes`, and
+`cors_origins`, a tuple, is `--cors-origin`, which may be given again.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from openm3.errors import InputError
 
@@ -25,11 +25,26 @@ class Settings:
         InputError: a value is out of range.
     """
 
+    max_waiting: int = setting(
+        256, "Requests that may wait for the engine; what is more is refused at once.", metavar="N"
+    )
     max_body_bytes: int = setting(64 << 20, "The largest body of a request.", metavar="BYTES")
+    head_s: float = setting(20.0, "The longest time for the head of a request to arrive.", metavar="S")
+    body_s: float = setting(60.0, "The longest time for a body to arrive.", metavar="S")
+    request_s: float = setting(3600.0, "The longest time for an answer.", metavar="S")
+    send_s: float = setting(60.0, "The longest time for a client to take a piece of its answer.", metavar="S")
     grace_s: float = setting(5.0, "How long running requests may go on after SIGTERM or Ctrl-C.", metavar="S")
+    cors_origins: tuple[str, ...] = setting(
+        (), "Pages of this origin may call the server, '*' for all; may be given again. Default: none.", metavar="URL"
+    )
+    log_format: Literal["json", "text"] = setting("json", "How requests are logged: a line each, on standard error.")
+    log_prompts: bool = setting(False, "Write what was asked into the log too.")
 
     def __post_init__(self) -> None:
-        if not self.max_body_bytes > 0:
-            raise InputError("max_body_bytes", f"{self.max_body_bytes} is not above 0")
+        if self.max_waiting < 0:
+            raise InputError("max_waiting", f"{self.max_waiting} is below 0")
+        for name in ("max_body_bytes", "head_s", "body_s", "request_s", "send_s"):
+            if not getattr(self, name) > 0:
+                raise InputError(name, f"{getattr(self, name)} is not above 0")
         if not self.grace_s >= 0:
             raise InputError("grace_s", f"{self.grace_s} is below 0")

@@ -22,10 +22,10 @@ from openm3.text import parse
 
 if TYPE_CHECKING:
     from openm3.engine.llm import LLM
-    from openm3.engine.service import Service
+    from openm3.server.backend import Backend
 
 
-def router(service: Service) -> APIRouter:
+def router(service: Backend) -> APIRouter:
     """The endpoint that goes on with a conversation."""
     routes = APIRouter(route_class=JsonRoute)
 
@@ -41,7 +41,7 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-async def begin(service: Service, asked: chat.ChatRequest) -> tuple[Answer, ChatWording]:
+async def begin(service: Backend, asked: chat.ChatRequest) -> tuple[Answer, ChatWording]:
     """The answer to a request, and its words.
 
     Raises:

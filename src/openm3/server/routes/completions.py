@@ -20,12 +20,12 @@ from openm3.server.wording import ChunkWording, Piece, finite, readable
 
 if TYPE_CHECKING:
     from openm3.engine.llm import LLM
-    from openm3.engine.service import Service
+    from openm3.server.backend import Backend
 
 _DEFAULT_MAX_TOKENS = 16
 
 
-def router(service: Service) -> APIRouter:
+def router(service: Backend) -> APIRouter:
     """The endpoint that goes on with plain texts."""
     routes = APIRouter(route_class=JsonRoute)
 
@@ -41,7 +41,7 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-async def begin(service: Service, asked: completions.CompletionRequest) -> tuple[Answer, CompletionWording]:
+async def begin(service: Backend, asked: completions.CompletionRequest) -> tuple[Answer, CompletionWording]:
     """The answer to a request, and its words.
 
     Raises:

@@ -1,31 +1,48 @@
-"""`GET /healthz`."""
+"""`GET /healthz`, `GET /readyz` and `GET /metrics`."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Response
 
-from openm3.server.schema.health import Health
+from openm3.server.errors import ApiError
+from openm3.server.metrics import Metrics
+from openm3.server.schema.health import Health, Readiness
+from openm3.server.schema.response import ErrorResponse
 
 if TYPE_CHECKING:
-    from openm3.engine.service import Service
+    from openm3.server.gate import Gate
+
+_PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def router(service: Service) -> APIRouter:
-    """The endpoint that tells whether the server is up, and its load."""
+def router(gate: Gate, metrics: Metrics) -> APIRouter:
+    """The endpoints for whoever looks after the server."""
     routes = APIRouter()
 
     @routes.get("/healthz")
     async def healthz() -> Health:
-        """Tells the load."""
-        status = service.status()
+        """Tells the load; an answer at all says that the server is up."""
+        status, load = gate.status(), gate.load()
         return Health(
-            model=service.llm.name,
-            running=status.running,
-            waiting=status.waiting,
+            model=gate.llm.name,
+            running=load.running,
+            waiting=load.waiting,
             free_pages=status.free_pages,
             num_pages=status.num_pages,
         )
+
+    @routes.get("/readyz", responses={503: {"model": ErrorResponse}})
+    async def readyz() -> Readiness:
+        """Tells whether requests should be sent here: not while the server stops."""
+        if gate.is_closing:
+            raise ApiError(503, "the server is stopping", code="stopping")
+        return Readiness()
+
+    @routes.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    async def read_metrics() -> Response:
+        """Tells Prometheus the numbers."""
+        return Response(metrics.text(), media_type=_PROMETHEUS)
 
     return routes

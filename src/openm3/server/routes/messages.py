@@ -22,7 +22,7 @@ from openm3.server.wording import Piece, Wording, sent_event
 from openm3.text.parse import ToolCall
 
 if TYPE_CHECKING:
-    from openm3.engine.service import Service
+    from openm3.server.backend import Backend
 
 _STOP_REASONS: dict[FinishReason, said.StopReason] = {
     "stop": "end_turn",
@@ -31,7 +31,7 @@ _STOP_REASONS: dict[FinishReason, said.StopReason] = {
 }
 
 
-def router(service: Service) -> APIRouter:
+def router(service: Backend) -> APIRouter:
     """The endpoints of the Anthropic API."""
     routes = APIRouter(route_class=JsonRoute)
     failures: dict[int | str, dict[str, Any]] = {"4XX": {"model": AnthropicError}, "5XX": {"model": AnthropicError}}
@@ -53,7 +53,7 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-async def begin(service: Service, asked: MessagesRequest) -> tuple[Answer, MessagesWording]:
+async def begin(service: Backend, asked: MessagesRequest) -> tuple[Answer, MessagesWording]:
     """The answer to a request, and its words.
 
     Raises:

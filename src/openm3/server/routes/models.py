@@ -13,7 +13,7 @@ from openm3.server.schema.response import ErrorResponse
 
 if TYPE_CHECKING:
     from openm3.engine.llm import LLM
-    from openm3.engine.service import Service
+    from openm3.server.backend import Backend
 
 ALIASES = ("default", "minimax-m3")
 """What clients may call the served model that don't know its name, in any case of letters."""
@@ -30,7 +30,7 @@ def check_model(name: str, llm: LLM) -> None:
         raise ApiError(404, message, code="model_not_found", param="model")
 
 
-def router(service: Service) -> APIRouter:
+def router(service: Backend) -> APIRouter:
     """The endpoints that list models."""
     routes = APIRouter()
     llm = service.llm

@@ -16,3 +16,9 @@ class Health(BaseModel):
     waiting: int
     free_pages: int
     num_pages: int
+
+
+class Readiness(BaseModel):
+    """The server takes requests."""
+
+    status: Literal["ready"] = "ready"

@@ -1,0 +1,142 @@
+"""The gate before a backend: what is too much is refused at once, what takes too long is ended, the rest is counted."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from openm3.engine.output import Delta, Event
+from openm3.engine.params import SamplingParams
+from openm3.engine.prompt import Prompt
+from openm3.server.errors import ApiError
+from openm3.server.metrics import Load, Metrics, ModelMetrics
+from openm3.server.record import Record
+
+if TYPE_CHECKING:
+    from openm3.engine.llm import LLM
+    from openm3.engine.service import ServiceStatus
+    from openm3.server.backend import Backend
+    from openm3.server.settings import Settings
+
+_RETRY_AFTER_S = 1
+
+
+class Gate:
+    """A backend before another one.
+
+    A request waits until the backend first says something about it. When `max_waiting` do, the next one is refused,
+    with a time after which to try again: a queue that grows without end helps nobody.
+    """
+
+    def __init__(self, backend: Backend, settings: Settings, metrics: Metrics) -> None:
+        self._backend, self._settings = backend, settings
+        self._metrics = metrics.of(backend.llm.name)
+        self._num_running = self._num_waiting = 0
+        self.is_closing = False
+        metrics.watch(lambda: {self.llm.name: self.load()})
+
+    @property
+    def llm(self) -> LLM:
+        """The model."""
+        return self._backend.llm
+
+    async def start(self) -> None:
+        """Starts the backend."""
+        await self._backend.start()
+
+    async def aclose(self) -> None:
+        """Closes the backend."""
+        await self._backend.aclose()
+
+    def status(self) -> ServiceStatus:
+        """How busy the backend is."""
+        return self._backend.status()
+
+    def load(self) -> Load:
+        """How busy it is, as seen from before the gate."""
+        status = self.status()
+        return Load(self._num_running, self._num_waiting, 1 - status.free_pages / status.num_pages)
+
+    async def stream(self, prompt: Prompt | Sequence[int], params: SamplingParams) -> AsyncGenerator[Event, None]:
+        """What the backend says.
+
+        Raises:
+            InputError: the request can't be served.
+            ApiError: too many wait already, or the answer takes too long.
+        """
+        if self._num_waiting >= self._settings.max_waiting:
+            self._metrics.refused.inc()
+            raise ApiError(
+                529,
+                f"the server is busy: {self._num_waiting} requests wait already; try again later",
+                code="overloaded",
+                headers={"retry-after": str(_RETRY_AFTER_S)},
+            )
+        tally = _Tally(self._metrics, len(prompt.ids if isinstance(prompt, Prompt) else prompt))
+        deadline = asyncio.get_running_loop().time() + self._settings.request_s
+        self._num_waiting += 1
+        waits = True
+        try:
+            async with aclosing(self._backend.stream(prompt, params)) as events:
+                while True:
+                    try:
+                        async with asyncio.timeout_at(deadline) as limit:
+                            event = await anext(events, None)
+                    except TimeoutError:
+                        if not limit.expired():
+                            raise
+                        message = f"the answer took longer than {self._settings.request_s:g} seconds"
+                        raise ApiError(504, message, code="timeout") from None
+                    if event is None:
+                        return
+                    if waits:
+                        waits = False
+                        self._num_waiting -= 1
+                        self._num_running += 1
+                    if isinstance(event, Delta):
+                        tally.add(event)
+                    yield event
+        finally:
+            if waits:
+                self._num_waiting -= 1
+            else:
+                self._num_running -= 1
+
+
+class _Tally:
+    """Counts the tokens of one answer and the time between them."""
+
+    def __init__(self, metrics: ModelMetrics, num_prompt: int) -> None:
+        self._metrics, self._num_prompt = metrics, num_prompt
+        self._record = Record.of_task()
+        self._now = asyncio.get_running_loop().time
+        self._began = self._now()
+        self._last: float | None = None
+        if self._record:
+            self._record.add_tokens(prompt=num_prompt)
+
+    def add(self, delta: Delta) -> None:
+        now, metrics, record = self._now(), self._metrics, self._record
+        if delta.token_id is not None:
+            metrics.generation_tokens.inc()
+            if self._last is None:
+                metrics.to_first_token.observe(now - self._began)
+                metrics.prompt_tokens.inc(self._num_prompt)
+                if record and record.first_token_s is None:
+                    record.first_token_s = round(record.elapsed_s, 6)
+            else:
+                metrics.between_tokens.observe(now - self._last)
+            self._last = now
+            if record:
+                record.add_tokens(completion=1)
+        if delta.finish_reason is None:
+            return
+        if record:
+            record.finish_reasons.append(str(delta.finish_reason))
+        if delta.stats is not None:
+            metrics.request.observe(now - self._began)
+            metrics.ended(str(delta.finish_reason), delta.stats)
+            if record:
+                record.add_tokens(cached=delta.stats.num_cached)
