@@ -16,7 +16,8 @@ from openm3.server.boundary import RequestBoundary
 from openm3.server.callers import SECURITY
 from openm3.server.gate import Gate
 from openm3.server.metrics import Metrics
-from openm3.server.routes import chat, completions, health, messages, models
+from openm3.server.response_store import ResponseStore
+from openm3.server.routes import chat, completions, health, messages, models, responses
 from openm3.server.settings import Settings
 from openm3.server.watch import RequestWatch
 
@@ -56,4 +57,6 @@ def create_app(backend: Backend, settings: Settings | None = None) -> FastAPI:
     app.include_router(health.router(gate, metrics))
     for endpoints in (chat, completions, messages, models):
         app.include_router(endpoints.router(gate), dependencies=SECURITY)
+    stored = ResponseStore(settings.max_stored_bytes)
+    app.include_router(responses.router(gate, stored), dependencies=SECURITY)
     return app

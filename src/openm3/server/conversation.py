@@ -4,16 +4,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from openm3.engine.prompt import Prompt
 from openm3.server.answer import Answer, renamed
 from openm3.server.routes.models import check_model
-from openm3.server.schema.chat import ChatRequest
+from openm3.server.schema.chat import ChatRequest, Message
 
 if TYPE_CHECKING:
     from openm3.server.backend import Backend
+
+
+@dataclass
+class Translated:
+    """Messages of a chat completion, and what the caller knows its fields as, as in `renamed`."""
+
+    fields: dict[str, str]
+    messages: list[Message] = field(default_factory=list)
+
+    def add(self, message: Message, field: str) -> str:
+        """Adds a message that the caller knows as `field`, and returns the name of the message added."""
+        name = f"messages[{len(self.messages)}]"
+        self.messages.append(message)
+        self.fields[name] = field
+        return name
 
 
 async def converse(

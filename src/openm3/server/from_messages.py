@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from openm3.server.answer import renamed
+from openm3.server.conversation import Translated
 from openm3.server.schema import chat, messages
 from openm3.server.schema.request import JsonSchema, JsonSchemaFormat
 
@@ -22,21 +22,6 @@ _FIELDS = {
 }
 
 
-@dataclass
-class Translated:
-    """Messages of a chat completion, and what the caller knows their fields as."""
-
-    messages: list[chat.Message] = field(default_factory=list)
-    fields: dict[str, str] = field(default_factory=lambda: dict(_FIELDS))
-
-    def add(self, message: chat.Message, field: str) -> str:
-        """Adds a message that the caller knows as `field`, and returns the name of the message added."""
-        name = f"messages[{len(self.messages)}]"
-        self.messages.append(message)
-        self.fields[name] = field
-        return name
-
-
 def as_chat(asked: messages.CountRequest, *, thinks_unless_told: bool) -> tuple[chat.ChatRequest, dict[str, str]]:
     """The chat completion, and what the caller knows its fields as (`renamed`).
 
@@ -44,7 +29,7 @@ def as_chat(asked: messages.CountRequest, *, thinks_unless_told: bool) -> tuple[
         asked: without thinking in it nothing is thought, as in MiniMax's API.
         thinks_unless_told: so the model has to be told.
     """
-    out = Translated()
+    out = Translated(dict(_FIELDS))
     if asked.system is not None:
         out.add(chat.Message(role="system", content=_text(asked.system)), "system")
     for i, message in enumerate(asked.messages):

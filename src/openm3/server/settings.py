@@ -33,6 +33,7 @@ class Settings:
     body_s: float = setting(60.0, "The longest time for a body to arrive.", metavar="S")
     request_s: float = setting(3600.0, "The longest time for an answer.", metavar="S")
     send_s: float = setting(60.0, "The longest time for a client to take a piece of its answer.", metavar="S")
+    max_stored_bytes: int = setting(64 << 20, "Memory for /v1/responses that can be gone on with.", metavar="BYTES")
     grace_s: float = setting(5.0, "How long running requests may go on after SIGTERM or Ctrl-C.", metavar="S")
     cors_origins: tuple[str, ...] = setting(
         (), "Pages of this origin may call the server, '*' for all; may be given again. Default: none.", metavar="URL"
@@ -46,5 +47,9 @@ class Settings:
         for name in ("max_body_bytes", "head_s", "body_s", "request_s", "send_s"):
             if not getattr(self, name) > 0:
                 raise InputError(name, f"{getattr(self, name)} is not above 0")
+        if not self.max_body_bytes > 0:
+            raise InputError("max_body_bytes", f"{self.max_body_bytes} is not above 0")
+        if not self.max_stored_bytes >= 0:
+            raise InputError("max_stored_bytes", f"{self.max_stored_bytes} is below 0")
         if not self.grace_s >= 0:
             raise InputError("grace_s", f"{self.grace_s} is below 0")

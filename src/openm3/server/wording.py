@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from openm3.context.evidence import Evidence
 from openm3.engine.output import TokenLogprob
 from openm3.server.errors import ApiError
+from openm3.server.schema.chat_answer import ContentLogprob, TopLogprob
 from openm3.server.schema.response import FinishReason, Usage
 from openm3.text.parse import ToolCall
 
@@ -147,3 +148,15 @@ def readable(token: bytes) -> str:
 def finite(logprob: float) -> float:
     """A log probability that JSON can carry."""
     return max(logprob, _LEAST_LOGPROB)
+
+
+def content_logprobs(logprobs: Iterable[TokenLogprob] | None) -> list[ContentLogprob]:
+    """Log probabilities as the content of a message has them."""
+    return [
+        ContentLogprob(**_token(one), top_logprobs=[TopLogprob(**_token(top)) for top in one.top])
+        for one in logprobs or ()
+    ]
+
+
+def _token(one: TokenLogprob) -> dict[str, Any]:
+    return {"token": readable(one.token), "bytes": list(one.token), "logprob": finite(one.logprob)}

@@ -10,14 +10,13 @@ from uuid import uuid4
 from fastapi import APIRouter, Request, Response
 
 from openm3.context.evidence import Sentence
-from openm3.engine.output import TokenLogprob
 from openm3.server.answer import Answer, respond
 from openm3.server.body import JsonRoute
 from openm3.server.conversation import converse
 from openm3.server.schema import chat
 from openm3.server.schema import chat_answer as said
 from openm3.server.schema.response import ErrorResponse, Usage
-from openm3.server.wording import ChunkWording, Piece, finite, readable
+from openm3.server.wording import ChunkWording, Piece, content_logprobs
 from openm3.text import parse
 
 if TYPE_CHECKING:
@@ -80,7 +79,7 @@ class ChatWording(ChunkWording):
         choice = said.ChunkChoice(
             index=piece.index,
             delta=delta,
-            logprobs=_logprobs(piece.logprobs),
+            logprobs=_logprobs(piece),
             finish_reason=piece.finish_reason,
         )
         return said.ChatCompletionChunk(**self.header, choices=[choice], openm3=_evidence([piece]))
@@ -103,7 +102,7 @@ class ChatWording(ChunkWording):
                 **self._reasoning(piece),
                 tool_calls=[chat.ToolCall(**_call(call)) for call in piece.calls] or None,
             ),
-            logprobs=_logprobs(piece.logprobs),
+            logprobs=_logprobs(piece),
             finish_reason=piece.finish_reason,
         )
 
@@ -161,15 +160,5 @@ def _call(call: parse.ToolCall) -> dict[str, Any]:
     return {"id": f"call_{uuid4().hex}", "type": "function", "function": function}
 
 
-def _logprobs(logprobs: Iterable[TokenLogprob] | None) -> said.Logprobs | None:
-    if logprobs is None:
-        return None
-    content = [
-        said.ContentLogprob(**_token(one), top_logprobs=[said.TopLogprob(**_token(top)) for top in one.top])
-        for one in logprobs
-    ]
-    return said.Logprobs(content=content)
-
-
-def _token(one: TokenLogprob) -> dict[str, Any]:
-    return {"token": readable(one.token), "bytes": list(one.token), "logprob": finite(one.logprob)}
+def _logprobs(piece: Piece) -> said.Logprobs | None:
+    return None if piece.logprobs is None else said.Logprobs(content=content_logprobs(piece.logprobs))
