@@ -22,15 +22,15 @@ from typing import Any
 
 import torch
 
-from benchmarks import needles, texts
+from benchmarks import texts
 from benchmarks.machine import RESULTS, describe, save
-from benchmarks.reader import Reader
 from openm3 import hub
 from openm3.config import EngineConfig, SparseConfig
 from openm3.engine.llm import LLM
 from openm3.engine.params import SamplingParams
+from openm3.train import needles
+from openm3.train.reader import Reader
 
-DEPTHS = (1.0, 0.75, 0.5, 0.25, 0.0)  # deep ones first: what lies before a key is read once for all
 EVERY = 8  # tokens to one whose NLL counts
 SMALLEST = 2048
 
@@ -56,13 +56,15 @@ def main() -> None:
         return draw(json.loads(options.draw.read_text()), options.draw.with_suffix(".png"))
     run = Run(options)
     gate(run)
-    for name in ("dense", *(f"sparse {blocks}" for blocks in options.blocks), f"last {options.blocks[-1]}"):
-        retention(run, name)
-    for name in ("dense", f"sparse {options.blocks[-1]}"):
-        find_keys(run, name)
-    for name in ("clamped", "none", "ntk", "yarn"):
-        nll_by_position(run, name)
-        find_keys(run, name)
+    most = options.blocks[-1]
+    methods = ["dense", *(f"sparse {blocks}" for blocks in options.blocks), f"last {most}"]
+    parts = [(retention, name) for name in methods]
+    parts += [(find_keys, name) for name in ("dense", f"sparse {most}")]
+    parts += [(part, name) for name in ("clamped", "none", "ntk", "yarn") for part in (nll_by_position, find_keys)]
+    left = [tokens_of(run, part, name) for part, name in parts]
+    for part, name in parts:
+        run.begin(left)
+        part(run, name)
     save("quality", run.report, table(run.report), options.out)
 
 
@@ -76,6 +78,7 @@ class Run:
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.options, self._started, self._key = options, time.perf_counter(), ("", 0)
+        self._begun, self._read, self._at_hand, self._behind = 0.0, 0, 0, 0  # for the time left, see `begin`
         self._path = hub.pull(options.model) if options.model in ("default",) else Path(options.model)
         self.longest = max(options.lengths)
         self.load("dense", SMALLEST)
@@ -116,8 +119,19 @@ class Run:
             return False
         return True
 
-    def say(self, what: str) -> None:
-        print(f"{self.seconds:6.1f} s  {what}", flush=True)
+    def begin(self, left: list[int]) -> None:
+        """Takes the next part off `left`, the tokens of each part that is left, which says how long all will take."""
+        self._begun = self._begun or self.seconds
+        self._at_hand, self._behind = left.pop(0), sum(left)
+
+    def say(self, what: str, tokens: int = 0) -> None:
+        """Prints a line; `tokens` were read for it."""
+        self._read, self._at_hand = self._read + tokens, max(0, self._at_hand - tokens)
+        left = ""
+        if self._read:
+            rest_s = (self._at_hand + self._behind) * (self.seconds - self._begun) / self._read
+            left = f", about {min(rest_s, max(0, self.options.limit_s - self.seconds)):.0f} s left"
+        print(f"{self.seconds:6.1f} s{left}  {what}", flush=True)
 
 
 def config(method: str, window: int, device: str) -> EngineConfig:
@@ -161,34 +175,32 @@ def retention(run: Run, method: str) -> None:
         places = range(run.trained // 2, run.trained - 1, EVERY)
         value = float(run.load(method, run.trained).nll(ids[: run.trained], places).mean())
         run.report["retention"].setdefault(name, {})[method] = round(value, 4)
-        run.say(f"NLL of {name} to {run.trained}, {method}: {value:.4f}")
+        run.say(f"NLL of {name} to {run.trained}, {method}: {value:.4f}", run.trained)
 
 
 def find_keys(run: Run, method: str) -> None:
     """The share of keys that are found, by length and depth."""
     found: dict[str, dict[str, float]] = run.report["keys"].setdefault(method, {})
-    for length in sorted(run.options.lengths):
-        if (length > run.trained) != (method in ("none", "ntk", "yarn")) and method != "clamped":
-            continue
+    for length in lengths_of(run, method):
         if found and not any(list(found.values())[-1].values()):
             return run.say(f"keys, {method}: none found before, so not asked at {length}")
-        count = max(1, min(run.options.keys, run.options.key_tokens // length))
+        count = keys_of(run, length)
         if not run.has_time(f"keys at {length}, {method}"):
             return
-        reader, hits = run.load(method, length), dict.fromkeys(DEPTHS, 0)
+        reader, hits = run.load(method, length), dict.fromkeys(needles.DEPTHS, 0)
         for seed in range(count):
             ids = list(run.texts.values())[seed % len(run.texts)]
-            for depth in DEPTHS:
+            for depth in needles.DEPTHS:
                 hits[depth] += needles.found(reader, needles.hide(run.llm, needles.LINE, ids, length, depth, seed))
-        found[str(length)] = {str(depth): hits[depth] / count for depth in sorted(DEPTHS)}
-        run.say(f"keys at {length}, {method}: {sum(hits.values())} of {count * len(DEPTHS)} found")
+        found[str(length)] = {str(depth): hits[depth] / count for depth in sorted(needles.DEPTHS)}
+        run.say(
+            f"keys at {length}, {method}: {sum(hits.values())} of {count * len(needles.DEPTHS)} found", count * length
+        )
 
 
 def nll_by_position(run: Run, method: str) -> None:
     """NLL of one long text, by where in it a token stands."""
-    length = min(run.longest, run.options.nll_up_to)
-    if method in ("none", "ntk", "yarn"):
-        length = min(length, 4 * run.trained)
+    length = nll_length(run, method)
     if not run.has_time(f"NLL to {length}, {method}"):
         return
     for name, ids in run.texts.items():
@@ -198,7 +210,31 @@ def nll_by_position(run: Run, method: str) -> None:
             str(stop): round(float(values[start // EVERY : stop // EVERY].mean()), 4) for start, stop in spans(length)
         }
         run.report["nll"].setdefault(name, {})[method] = parts
-        run.say(f"NLL of {name} to {length}, {method}: {parts}")
+        run.say(f"NLL of {name} to {length}, {method}: {parts}", length)
+
+
+def tokens_of(run: Run, part: Any, method: str) -> int:
+    """About how many tokens a part reads: the keys of a length share what lies before them."""
+    if part is find_keys:
+        return sum(keys_of(run, length) * length for length in lengths_of(run, method))
+    return len(run.texts) * (run.trained if part is retention else nll_length(run, method))
+
+
+def lengths_of(run: Run, method: str) -> list[int]:
+    """At which lengths keys are asked for."""
+    past = method in ("none", "ntk", "yarn")
+    return [n for n in sorted(run.options.lengths) if (n > run.trained) == past or method == "clamped"]
+
+
+def keys_of(run: Run, length: int) -> int:
+    """Keys that are asked for at each depth."""
+    return max(1, min(run.options.keys, run.options.key_tokens // length))
+
+
+def nll_length(run: Run, method: str) -> int:
+    """How far the NLL by position goes."""
+    length = min(run.longest, run.options.nll_up_to)
+    return min(length, 4 * run.trained) if method in ("none", "ntk", "yarn") else length
 
 
 def spans(length: int) -> Iterator[tuple[int, int]]:

@@ -12,7 +12,7 @@ import click
 
 from openm3.cli.answer import INTERRUPTED, references, show_answer, summary
 from openm3.cli.options import ModelOptions, SamplingOptions, context_option, model_options, sampling_options
-from openm3.context.files import QUESTION, Collection, collect
+from openm3.context.files import QUESTION, Collection, SkippedFile, collect
 from openm3.context.sources import SourceMap
 from openm3.errors import InputError
 
@@ -87,7 +87,7 @@ def ask(
     if page is not None and not page.parent.is_dir():
         raise InputError("--evidence-html", f"there is no folder {page.parent}")
     files = collect(paths) if paths else Collection((), ())
-    tell_skipped(files)
+    tell_skipped(files.skipped)
     llm, files = model_options.load_with(loaded) if loaded is not None else (model_options.load(), files)
     if images and not llm.can_see:
         raise InputError("--image", f"{llm.name} has no vision part; take a model that sees, or leave the images out")
@@ -189,9 +189,9 @@ def _first(files: Collection, count: int) -> Collection:
     return Collection(files.files[:count], files.skipped)
 
 
-def tell_skipped(files: Collection) -> None:
+def tell_skipped(skipped: Sequence[SkippedFile]) -> None:
     """Says on the standard error what was not taken, and why."""
-    for skipped in files.skipped[:_SKIPPED_SHOWN]:
-        click.echo(f"skipped {skipped.path}: {skipped.reason}", err=True)
-    if len(files.skipped) > _SKIPPED_SHOWN:
-        click.echo(f"skipped {len(files.skipped) - _SKIPPED_SHOWN} more", err=True)
+    for file in skipped[:_SKIPPED_SHOWN]:
+        click.echo(f"skipped {file.path}: {file.reason}", err=True)
+    if len(skipped) > _SKIPPED_SHOWN:
+        click.echo(f"skipped {len(skipped) - _SKIPPED_SHOWN} more", err=True)

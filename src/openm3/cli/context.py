@@ -48,7 +48,7 @@ def save(name: str, paths: tuple[str, ...], fit: bool, model_options: ModelOptio
     store = contexts_here()
     is_there = store.has(name)  # a wrong name is told before anything is read
     files = collect(paths)
-    tell_skipped(files)
+    tell_skipped(files.skipped)
     llm = model_options.load()
     from openm3.engine import contexts
     from openm3.engine.params import SamplingParams

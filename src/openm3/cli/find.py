@@ -68,7 +68,7 @@ def find(
         llm, files = model_options.load_with(loaded)
     else:
         files = collect(paths)
-        tell_skipped(files)
+        tell_skipped(files.skipped)
         llm = model_options.load()
     from openm3.context.manager import ContextManager
     from openm3.context.retrieval import DEFAULT_TOKENS

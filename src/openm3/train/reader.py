@@ -1,4 +1,4 @@
-"""Runs a model over given tokens and says what it would have put next.
+"""Runs a model over given tokens and says what it would have put next, and which blocks it reads.
 
 Letters: L places, V vocabulary.
 """
@@ -13,6 +13,7 @@ from torch import Tensor
 from openm3.engine.llm import LLM
 from openm3.kernels.paged import PagedBatch
 from openm3.model.batch import Batch
+from openm3.train.recall import Recall
 
 
 class Reader:
@@ -30,19 +31,21 @@ class Reader:
         self._pages = list(range(llm.engine.runner.num_pages))
 
     @torch.inference_mode()
-    def logits(self, ids: Sequence[int], places: Sequence[int]) -> Tensor:
+    def logits(self, ids: Sequence[int], places: Sequence[int], recall: Recall | None = None) -> Tensor:
         """fp32 `[L, V]` on the model's device: of the token after each of some places, which ascend.
 
-        Places that lie in what is not read again must not be asked for.
+        Places that lie in what is not read again must not be asked for; with `recall`, which takes down what its own
+        places read, everything is read again.
         """
-        start = self._begin(ids, places)
+        start = self._begin(ids, places) if recall is None else 0
         runner, found = self.llm.engine.runner, []
         self._held = []  # until all of it is there
         for begin in range(start, len(ids), self._chunk):
             end = min(begin + self._chunk, len(ids))
             paged = PagedBatch.build([end - begin], [end], [self._pages[: -(-end // self._page_size)]], self._page_size)
             rows = torch.tensor([place - begin for place in places if begin <= place < end], dtype=torch.int64)
-            batch = Batch(torch.tensor(ids[begin:end]), paged, rows).to(runner.device)
+            watch, probe = (None, None) if recall is None else recall.watches(begin, paged)
+            batch = Batch(torch.tensor(ids[begin:end]), paged, rows, watch=watch, probe=probe).to(runner.device)
             if len(rows):
                 found.append(runner.decoder(batch, runner.cache))
             else:
@@ -50,9 +53,9 @@ class Reader:
         self._held = list(ids)
         return torch.cat(found)
 
-    def nll(self, ids: Sequence[int], places: Sequence[int]) -> Tensor:
+    def nll(self, ids: Sequence[int], places: Sequence[int], recall: Recall | None = None) -> Tensor:
         """fp32 `[L]`: the negative log likelihood (natural) of the tokens after some places."""
-        logits_LV = self.logits(ids, places)
+        logits_LV = self.logits(ids, places, recall)
         targets_L = torch.tensor([ids[place + 1] for place in places], device=logits_LV.device)
         return torch.nn.functional.cross_entropy(logits_LV, targets_L, reduction="none").cpu()
 

@@ -6,8 +6,10 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from benchmarks.reader import Reader
 from openm3.engine.llm import LLM
+from openm3.train.reader import Reader
+
+DEPTHS = (1.0, 0.75, 0.5, 0.25, 0.0)  # deep ones first: what lies before a key is read once for all
 
 
 @dataclass(frozen=True)
