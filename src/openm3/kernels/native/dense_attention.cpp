@@ -32,7 +32,8 @@ struct Plan {
     Partial* results;     // [units][chunks], where a unit has several parts
     int32_t* unfinished;  // [units], parts still to come
 
-    void cut(const AttentionCall& call, int64_t sequence) {
+    // Without `parts`, which depends on how much there is in all.
+    Plan(const AttentionCall& call, int64_t sequence) {
         first_token = call.query_start[sequence];
         tokens = call.query_start[sequence + 1] - first_token;
         context = call.context_len[sequence];
@@ -43,16 +44,16 @@ struct Plan {
         rows_per_unit = tokens_per_unit * heads_per_unit;
         units = divide_up(tokens, tokens_per_unit) * slices * call.kv_heads;
         chunks = chunk_count(context);
-        // Some tasks for each thread, so that they end at about the same time, and long ones, which read ahead better.
-        parts = call.num_threads == 1 ? 1 : min(divide_up(4 * call.num_threads, units), chunks);
     }
 
-    void take(Arena& arena, int64_t head_size) {
+    // Some tasks for each thread, so that they end at about the same time, and long ones, which read ahead better.
+    void share(const AttentionCall& call, int64_t all_units, Arena& arena) {
+        parts = call.num_threads == 1 ? 1 : min(divide_up(4 * call.num_threads, all_units), chunks);
         if (parts == 1) return;
         results = arena.take<Partial>(units * chunks);
         unfinished = arena.take<int32_t>(units);
         for (int64_t i = 0; i < units * chunks; ++i) {
-            const Partial result = Partial::take(arena, rows_per_unit, head_size);
+            const Partial result = Partial::take(arena, rows_per_unit, call.head_size);
             if (!arena.measures()) results[i] = result;
         }
         for (int64_t i = 0; i < units && !arena.measures(); ++i) unfinished[i] = static_cast<int32_t>(parts);
@@ -156,11 +157,12 @@ void run(const AttentionCall& call) {
     const auto build = [&](Arena& arena) {
         plans = arena.take<Plan>(call.sequences);
         tasks = 0;
+        int64_t units = 0;
+        for (int64_t b = 0; b < call.sequences; ++b) units += Plan(call, b).units;
         for (int64_t b = 0; b < call.sequences; ++b) {
-            Plan plan;
-            plan.cut(call, b);
+            Plan plan(call, b);
+            plan.share(call, units, arena);
             plan.first_task = tasks;
-            plan.take(arena, call.head_size);
             tasks += plan.units * plan.parts;
             if (!arena.measures()) plans[b] = plan;
         }
