@@ -83,9 +83,9 @@ def test_a_server_that_stops_is_not_ready() -> None:
             return await client.get("/readyz")
 
     assert asyncio.run(ask()).json() == {"status": "ready"}
-    app.state.gate.is_closing = True
+    app.state.front.is_closing = True
     stopping = asyncio.run(ask())
-    assert (stopping.status_code, stopping.json()["error"]["code"]) == (503, "stopping")
+    assert (stopping.status_code, stopping.json()["error"]["code"]) == (503, "not_ready")
 
 
 @pytest.fixture

@@ -8,8 +8,10 @@ from dataclasses import fields
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
+from click.core import ParameterSource
 
 from openm3.cli.options import Command, ModelOptions, grouped, model_options
+from openm3.errors import InputError
 from openm3.server.settings import Settings
 
 
@@ -48,10 +50,11 @@ def _setting_group(command: Command) -> Command:
     show_default=True,
     help="Port to listen on; 0 takes a free one.",
 )
+@click.option("--load", metavar="NAME", help="Begin with a context of `openm3 context` in the prefix cache.")
 @_setting_group
 @model_options
-def serve(host: str, port: int, settings: Settings, model_options: ModelOptions) -> None:
-    """Serve a model over HTTP, to the clients of the OpenAI API.
+def serve(host: str, port: int, load: str | None, settings: Settings, model_options: ModelOptions) -> None:
+    """Serve a model over HTTP, to the clients of the OpenAI API, or other servers that do, with --upstream.
 
     Ctrl-C stops it: running requests get a few seconds to end, a second Ctrl-C cuts them.
 
@@ -59,16 +62,35 @@ def serve(host: str, port: int, settings: Settings, model_options: ModelOptions)
     Examples:
       openm3 serve
       openm3 serve --port 9000 --model ./model.gguf --attention sparse
+      openm3 serve --upstream http://10.0.0.1:8000=2 --upstream http://10.0.0.2:8000
     """
     from openm3.server import logs
     from openm3.server.listener import Server, listen, url
 
+    if settings.upstreams:
+        _check_no_model()
     with listen(host, port) as listener:
-        llm = model_options.load()
-        from openm3.engine.service import Service  # takes seconds, so after the port is ours
+        backend, name = None, f"{len(settings.upstreams)} upstreams"
+        if not settings.upstreams:
+            llm = model_options.load_with(load)[0] if load else model_options.load()
+            from openm3.engine.service import Service  # takes seconds, so after the port is ours
 
+            backend, name = Service(llm), llm.name
         logs.set_up(settings)
-        ready = f"{llm.name} is at {url(listener)}/v1; Ctrl-C stops it"
-        server = Server(Service(llm), settings, on_ready=lambda: click.echo(ready, err=True))
+        ready = f"{name}: at {url(listener)}/v1; Ctrl-C stops it"
+        server = Server(backend, settings, on_ready=lambda: click.echo(ready, err=True))
         with suppress(KeyboardInterrupt):  # raised again by uvicorn when everything is closed
             server.run(sockets=[listener])
+
+
+def _check_no_model() -> None:
+    """Refuses options of a model where none is loaded.
+
+    Raises:
+        InputError: names the first one.
+    """
+    source = click.get_current_context().get_parameter_source
+    for name in ("load", *(field.name for field in fields(ModelOptions))):
+        if source(name) not in (None, ParameterSource.DEFAULT):
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(option, "is for a model that is loaded here; with --upstream there is none")

@@ -17,30 +17,41 @@ from openm3.server.callers import SECURITY
 from openm3.server.gate import Gate
 from openm3.server.metrics import Metrics
 from openm3.server.response_store import ResponseStore
-from openm3.server.routes import chat, completions, health, messages, models, responses
+from openm3.server.routes import chat, completions, health, messages, models, relayed, responses
 from openm3.server.settings import Settings
+from openm3.server.upstreams.relay import Relay
 from openm3.server.watch import RequestWatch
 
 if TYPE_CHECKING:
     from openm3.server.backend import Backend
 
 
-def create_app(backend: Backend, settings: Settings | None = None) -> FastAPI:
-    """The application that serves `backend`, which it starts and closes with itself; `app.state.gate` is before it."""
+def create_app(backend: Backend | None, settings: Settings | None = None) -> FastAPI:
+    """The application that serves `backend`, which it starts and closes with itself; without one, the upstreams.
+
+    `app.state.front` is what stands before them.
+    """
     settings, metrics = settings or Settings(), Metrics()
-    gate = Gate(backend, settings, metrics)
+    front: Gate | Relay
+    if backend is None:
+        front = relay = Relay(settings, metrics)
+        routers = [relayed.router(relay)]
+    else:
+        front = gate = Gate(backend, settings, metrics)
+        routers = [endpoints.router(gate) for endpoints in (chat, completions, messages, models)]
+        routers.append(responses.router(gate, ResponseStore(settings.max_stored_bytes)))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
-        await gate.start()
+        await front.start()
         try:
             yield
         finally:
-            await gate.aclose()
+            await front.aclose()
 
     # No documentation pages: they would load scripts of third parties. The document itself is there.
     app = FastAPI(title="OpenM3", version=openm3.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.gate = gate
+    app.state.front = front
     # Those added last are the outer ones.
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_s=settings.body_s)
     app.add_middleware(RequestWatch, metrics=metrics, log_prompts=settings.log_prompts)
@@ -54,9 +65,7 @@ def create_app(backend: Backend, settings: Settings | None = None) -> FastAPI:
             expose_headers=["*"],
         )
     errors.install(app)
-    app.include_router(health.router(gate, metrics))
-    for endpoints in (chat, completions, messages, models):
-        app.include_router(endpoints.router(gate), dependencies=SECURITY)
-    stored = ResponseStore(settings.max_stored_bytes)
-    app.include_router(responses.router(gate, stored), dependencies=SECURITY)
+    app.include_router(health.router(front, metrics))
+    for router in routers:
+        app.include_router(router, dependencies=SECURITY)
     return app

@@ -13,6 +13,7 @@ from openm3.engine.prompt import Prompt
 from openm3.server.errors import ApiError
 from openm3.server.metrics import Load, Metrics, ModelMetrics
 from openm3.server.record import Record
+from openm3.server.schema.health import Health
 
 if TYPE_CHECKING:
     from openm3.engine.llm import LLM
@@ -54,6 +55,22 @@ class Gate:
         """How busy the backend is."""
         return self._backend.status()
 
+    @property
+    def is_ready(self) -> bool:
+        """Whether requests should be sent here."""
+        return not self.is_closing
+
+    def health(self) -> Health:
+        """How busy it is, for people."""
+        status = self.status()
+        return Health(
+            model=self.llm.name,
+            running=self._num_running,
+            waiting=self._num_waiting,
+            free_pages=status.free_pages,
+            num_pages=status.num_pages,
+        )
+
     def load(self) -> Load:
         """How busy it is, as seen from before the gate."""
         status = self.status()
@@ -68,12 +85,7 @@ class Gate:
         """
         if self._num_waiting >= self._settings.max_waiting:
             self._metrics.refused.inc()
-            raise ApiError(
-                529,
-                f"the server is busy: {self._num_waiting} requests wait already; try again later",
-                code="overloaded",
-                headers={"retry-after": str(_RETRY_AFTER_S)},
-            )
+            raise overloaded(self._num_waiting)
         tally = _Tally(self._metrics, len(prompt.ids if isinstance(prompt, Prompt) else prompt))
         deadline = asyncio.get_running_loop().time() + self._settings.request_s
         self._num_waiting += 1
@@ -103,6 +115,12 @@ class Gate:
                 self._num_waiting -= 1
             else:
                 self._num_running -= 1
+
+
+def overloaded(num_waiting: int) -> ApiError:
+    """What a client is told for whom there is no room even to wait."""
+    message = f"the server is busy: {num_waiting} requests wait already; try again later"
+    return ApiError(529, message, code="overloaded", headers={"retry-after": str(_RETRY_AFTER_S)})
 
 
 class _Tally:

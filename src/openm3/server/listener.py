@@ -45,14 +45,14 @@ def url(listener: socket.socket) -> str:
 
 
 class Server(uvicorn.Server):
-    """Serves a backend until a signal or `should_exit`.
+    """Serves a backend, or the upstreams of the settings, until a signal or `should_exit`.
 
-    Then it accepts nothing more, lets running requests end for `settings.grace_s`, and cancels the rest through the
-    backend, so that every one of them gets its error and no connection is cut in the middle.
+    Then it accepts nothing more, lets running requests end for `settings.grace_s`, and cancels the rest through what
+    answers, so that every one of them gets its error and no connection is cut in the middle.
     """
 
     def __init__(
-        self, backend: Backend, settings: Settings | None = None, *, on_ready: Callable[[], None] = lambda: None
+        self, backend: Backend | None, settings: Settings | None = None, *, on_ready: Callable[[], None] = lambda: None
     ) -> None:
         self._settings = settings or Settings()
         self._app = create_app(backend, self._settings)
@@ -73,7 +73,7 @@ class Server(uvicorn.Server):
         self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        self._app.state.gate.is_closing = True
+        self._app.state.front.is_closing = True
         cancelling = asyncio.create_task(self._cancel_requests())
         try:
             await super().shutdown(sockets)
@@ -82,4 +82,4 @@ class Server(uvicorn.Server):
 
     async def _cancel_requests(self) -> None:
         await asyncio.sleep(self._settings.grace_s)
-        await self._app.state.gate.aclose()
+        await self._app.state.front.aclose()

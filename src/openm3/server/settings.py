@@ -38,13 +38,35 @@ class Settings:
     cors_origins: tuple[str, ...] = setting(
         (), "Pages of this origin may call the server, '*' for all; may be given again. Default: none.", metavar="URL"
     )
+    upstreams: tuple[str, ...] = setting(
+        (),
+        "Hand requests on to a server with the OpenAI API, URL or URL=WEIGHT, instead of loading a model; may be "
+        "given again.",
+        metavar="URL",
+    )
+    upstream_models: tuple[str, ...] = setting(
+        (), "What upstreams call a model that clients know by another name; may be given again.", metavar="NAME=THEIRS"
+    )
+    upstream_key_env: str | None = setting(
+        None, "The environment variable that holds the upstreams' key.", metavar="VARIABLE"
+    )
+    upstream_running: int = setting(256, "Requests that an upstream is given at once; others wait.", metavar="N")
+    upstream_check_s: float = setting(10.0, "Time between checks whether upstreams are up.", metavar="S")
     log_format: Literal["json", "text"] = setting("json", "How requests are logged: a line each, on standard error.")
     log_prompts: bool = setting(False, "Write what was asked into the log too.")
 
     def __post_init__(self) -> None:
         if self.max_waiting < 0:
             raise InputError("max_waiting", f"{self.max_waiting} is below 0")
-        for name in ("max_body_bytes", "head_s", "body_s", "request_s", "send_s"):
+        for name in (
+            "max_body_bytes",
+            "head_s",
+            "body_s",
+            "request_s",
+            "send_s",
+            "upstream_running",
+            "upstream_check_s",
+        ):
             if not getattr(self, name) > 0:
                 raise InputError(name, f"{getattr(self, name)} is not above 0")
         if not self.max_body_bytes > 0:

@@ -13,31 +13,25 @@ from openm3.server.schema.response import ErrorResponse
 
 if TYPE_CHECKING:
     from openm3.server.gate import Gate
+    from openm3.server.upstreams.relay import Relay
 
 _PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 
-def router(gate: Gate, metrics: Metrics) -> APIRouter:
+def router(front: Gate | Relay, metrics: Metrics) -> APIRouter:
     """The endpoints for whoever looks after the server."""
     routes = APIRouter()
 
     @routes.get("/healthz")
     async def healthz() -> Health:
         """Tells the load; an answer at all says that the server is up."""
-        status, load = gate.status(), gate.load()
-        return Health(
-            model=gate.llm.name,
-            running=load.running,
-            waiting=load.waiting,
-            free_pages=status.free_pages,
-            num_pages=status.num_pages,
-        )
+        return front.health()
 
     @routes.get("/readyz", responses={503: {"model": ErrorResponse}})
     async def readyz() -> Readiness:
-        """Tells whether requests should be sent here: not while the server stops."""
-        if gate.is_closing:
-            raise ApiError(503, "the server is stopping", code="stopping")
+        """Tells whether requests should be sent here: not while the server stops, or all its upstreams are down."""
+        if not front.is_ready:
+            raise ApiError(503, "the server takes no requests now", code="not_ready")
         return Readiness()
 
     @routes.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})

@@ -31,10 +31,10 @@ from openm3.server.wording import Piece, Wording, content_logprobs, sent_event
 from openm3.text.parse import ToolCall
 
 if TYPE_CHECKING:
-    from openm3.engine.service import Service
+    from openm3.server.backend import Backend
 
 
-def router(service: Service, store: ResponseStore) -> APIRouter:
+def router(service: Backend, store: ResponseStore) -> APIRouter:
     """The endpoints of responses."""
     routes = APIRouter(route_class=JsonRoute)
     failures: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorResponse}, "5XX": {"model": ErrorResponse}}

@@ -6,15 +6,19 @@ from typing import Literal
 
 from pydantic import BaseModel
 
+from openm3.server.schema.response import omitted_when_none
+
 
 class Model(BaseModel):
-    """A served model; `max_model_len` (vLLM's name) is the longest prompt and answer together, in tokens."""
+    """A served model; `max_model_len` (vLLM's name) is the longest prompt and answer together, in tokens,
+    where that is known.
+    """
 
     id: str
     object: Literal["model"] = "model"
     created: int
     owned_by: str = "openm3"
-    max_model_len: int
+    max_model_len: int | None = omitted_when_none()
 
 
 class ModelList(BaseModel):
