@@ -54,6 +54,11 @@ class Settings:
     upstream_check_s: float = setting(10.0, "Time between checks whether upstreams are up.", metavar="S")
     log_format: Literal["json", "text"] = setting("json", "How requests are logged: a line each, on standard error.")
     log_prompts: bool = setting(False, "Write what was asked into the log too.")
+    database: str | None = setting(
+        None, "Keys and books: a postgresql:// URL or SQLite's file.  [default: in the data folder]", metavar="URL"
+    )
+    plans: str | None = setting(None, "A TOML file of plans, in place of plus, max and ultra.", metavar="FILE")
+    open: bool = setting(False, "Serve requests without a key, even where there are keys.")
 
     def __post_init__(self) -> None:
         if self.max_waiting < 0:
