@@ -15,6 +15,7 @@ from openm3.server.accounts.access import Access, accounts_of
 from openm3.server.body import BodyLimit
 from openm3.server.boundary import RequestBoundary
 from openm3.server.callers import SECURITY
+from openm3.server.extras import Extras
 from openm3.server.gate import Gate
 from openm3.server.metrics import Metrics
 from openm3.server.response_store import ResponseStore
@@ -41,6 +42,8 @@ def create_app(backend: Backend | None, settings: Settings | None = None) -> Fas
         front = gate = Gate(backend, settings, metrics)
         routers = [endpoints.router(gate) for endpoints in (chat, completions, messages, models)]
         routers.append(responses.router(gate, ResponseStore(settings.max_stored_bytes)))
+    extras = Extras(settings)
+    routers += extras.routers
 
     accounts = accounts_of(settings)
 
@@ -52,6 +55,7 @@ def create_app(backend: Backend | None, settings: Settings | None = None) -> Fas
                 yield
             finally:
                 await front.aclose()
+                await extras.aclose()
 
     # No documentation pages: they would load scripts of third parties. The document itself is there.
     app = FastAPI(title="OpenM3", version=openm3.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)

@@ -29,6 +29,12 @@ class Settings:
         256, "Requests that may wait for the engine; what is more is refused at once.", metavar="N"
     )
     max_body_bytes: int = setting(64 << 20, "The largest body of a request.", metavar="BYTES")
+    embeddings: str = setting(
+        "all-minilm-l6-v2",
+        "What /v1/embeddings answers with: a sentence model of `openm3 models`, a folder in the layout of "
+        "sentence-transformers, or a hub id. It is loaded, and fetched where needed, when first asked.",
+        metavar="MODEL",
+    )
     head_s: float = setting(20.0, "The longest time for the head of a request to arrive.", metavar="S")
     body_s: float = setting(60.0, "The longest time for a body to arrive.", metavar="S")
     request_s: float = setting(3600.0, "The longest time for an answer.", metavar="S")
