@@ -13,6 +13,7 @@ import pytest
 
 from helpers.live_server import live_server
 from helpers.scripted import ScriptedService
+from openm3.engine.fairness import Share
 from openm3.errors import InputError
 from openm3.server.accounts.access import check_host
 from openm3.server.accounts.database import Database
@@ -139,6 +140,15 @@ def test_a_refusal_says_what_was_used_the_limit_and_when_it_resets(served: tuple
     refused = chat(client, text, max_tokens=1, stream=True)
     assert (refused.status_code, refused.json()["error"]["code"]) == (429, "rate_limit_exceeded")
     assert 0 < int(refused.headers["retry-after"]) <= 60
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_the_engine_is_told_whose_a_request_is(database: Database, database_url: str) -> None:
+    key, text = KeyStore(database).create(name="", plan="max")
+    service = ScriptedService()
+    with live_server(service, database=database_url) as url, httpx.Client(base_url=url) as client:
+        assert chat(client, text, n=2).status_code == 200
+    assert service.shares == [Share(key.id, 4.0)] * 2
 
 
 def test_what_the_plan_does_not_include(served: tuple[KeyStore, httpx.Client]) -> None:
