@@ -9,7 +9,6 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
-from openm3.engine.fairness import ALONE, Share
 from openm3.engine.llm import LLM
 from openm3.engine.output import Delta, Event, FinishReason
 from openm3.engine.params import SamplingParams
@@ -32,8 +31,8 @@ class ServiceStatus:
 class _Stream:
     """One caller's end: events arrive from the engine's thread."""
 
-    def __init__(self, prompt: Prompt | Sequence[int], params: SamplingParams, share: Share) -> None:
-        self.prompt, self.params, self.share = prompt, params, share
+    def __init__(self, prompt: Prompt | Sequence[int], params: SamplingParams) -> None:
+        self.prompt, self.params = prompt, params
         self.request: Request | None = None
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event | Exception] = asyncio.Queue()
@@ -90,9 +89,7 @@ class Service:
             len(scheduler.running), len(scheduler.waiting), scheduler.pool.num_free, scheduler.pool.num_pages
         )
 
-    async def stream(
-        self, prompt: Prompt | Sequence[int], params: SamplingParams, share: Share = ALONE
-    ) -> AsyncGenerator[Event, None]:
+    async def stream(self, prompt: Prompt | Sequence[int], params: SamplingParams) -> AsyncGenerator[Event, None]:
         """Progress through the prompt, then the answer piece by piece; the last delta has a finish reason.
 
         Closing the generator cancels the request and frees its pages.
@@ -103,7 +100,7 @@ class Service:
         """
         if self._thread is None or self._closing:
             raise RuntimeError("the service is not running")
-        stream = _Stream(prompt, params, share)
+        stream = _Stream(prompt, params)
         self._commands.put(lambda: self._add(stream))
         try:
             while True:
@@ -143,7 +140,7 @@ class Service:
 
     def _add(self, stream: _Stream) -> None:
         try:
-            stream.request = self.llm.engine.add(stream.prompt, stream.params, stream.share)
+            stream.request = self.llm.engine.add(stream.prompt, stream.params)
         except Exception as error:
             stream.send(error)
         else:

@@ -1,1 +1,0 @@
-"""Keys, plans, and the books of what was used."""
