@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from pathlib import Path
 
 import hypothesis
@@ -19,6 +20,14 @@ if not torch.cuda.is_available():  # before any kernel is imported: Triton decid
 # A test may take long on a busy machine; what it found would be the machine.
 hypothesis.settings.register_profile("openm3", deadline=None)
 hypothesis.settings.load_profile("openm3")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _data_folder(tmp_path_factory: pytest.TempPathFactory) -> Generator[None, None, None]:
+    """Servers that the tests start keep no books in the user's own folder, and go by none of the user's keys."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        yield
 
 
 @pytest.fixture(scope="session")

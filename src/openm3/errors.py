@@ -4,6 +4,7 @@
     ├── ModelError      a model file, folder or configuration that can't be used
     ├── DownloadError   a model that can't be fetched
     ├── StoreError      a context or a checkpoint on disk that can't be read or written
+    ├── DatabaseError   keys and books that can't be reached
     ├── TrainingError   a training run that can't go on
     └── InputError      a request, an option or a context that can't be served; `field` names it
         └── WindowError     a prompt that is longer than the window
@@ -32,6 +33,10 @@ class StoreError(OpenM3Error):
 
 class TrainingError(OpenM3Error):
     """A training run can't go on; the message names the step, the data and the last good checkpoint."""
+
+
+class DatabaseError(OpenM3Error):
+    """The database of keys and books can't be used; the message names it, without its password."""
 
 
 class InputError(OpenM3Error):

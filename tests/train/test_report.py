@@ -128,4 +128,6 @@ def test_wrong_options_are_told_by_their_names(tmp_path: Path, tiny_model: Path,
     done = report(tiny_model, "--data", data / "code", "--out", tmp_path / "file", *few)
     assert "file: can't be written" in str(done.exception)
     done = CliRunner().invoke(openm3, ["train", "report", "--data", "x", "--out", "y", "--budgets", "8;16"])
-    assert "--budgets: '8;16' is no list of numbers" in done.output
+    assert str(done.exception).startswith("--budgets: '8;16' is no list of numbers")
+    done = report(tiny_model, "--data", data / "code", "--out", tmp_path, "--texts", "0")
+    assert str(done.exception) == "--texts: must be at least 1, got 0"

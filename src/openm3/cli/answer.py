@@ -54,7 +54,7 @@ def show_answer(llm: LLM, prompt: Prompt | Sequence[int], params: SamplingParams
         screen.show(new)
         parts.extend(new)
 
-    with _ctrl_c() as interrupted:
+    with ctrl_c() as interrupted:
         request, events = llm.stream(prompt, params)
         bar = Progress("reading", "tokens", len(request.prompt_ids))
         first: Delta | None = None
@@ -166,14 +166,19 @@ def summary(answer: Completion, llm: LLM) -> str:
 
 
 @contextmanager
-def _ctrl_c() -> Iterator[threading.Event]:
-    """While inside, Ctrl-C sets the event instead of raising; a second one raises, should the first not get through."""
+def ctrl_c(message: str = "") -> Iterator[threading.Event]:
+    """While inside, Ctrl-C sets the event instead of raising; a second one raises, should the first not get through.
+
+    The message is shown at the first one.
+    """
     pressed = threading.Event()
 
     def handler(*_: object) -> None:
         if pressed.is_set():
             raise KeyboardInterrupt
         pressed.set()
+        if message:
+            click.echo(message, err=True)
 
     if threading.current_thread() is not threading.main_thread():
         yield pressed  # only the main thread may handle signals

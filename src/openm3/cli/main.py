@@ -16,6 +16,7 @@ from openm3.cli.doctor import doctor
 from openm3.cli.find import find
 from openm3.cli.generate import generate
 from openm3.cli.inspect import inspect
+from openm3.cli.keys import keys, usage
 from openm3.cli.models import models, pull
 from openm3.cli.new import new
 from openm3.cli.serve import serve
@@ -34,7 +35,24 @@ def openm3() -> None:
     """
 
 
-for command in (ask, find, context, chat, generate, batch, serve, pull, models, inspect, new, doctor, tune, train):
+for command in (
+    ask,
+    find,
+    context,
+    chat,
+    generate,
+    batch,
+    serve,
+    keys,
+    usage,
+    pull,
+    models,
+    inspect,
+    new,
+    doctor,
+    tune,
+    train,
+):
     openm3.add_command(command)
 
 
@@ -73,6 +91,9 @@ _MODULES_OF = {
         "jinja2",
         "huggingface_hub",
         "llguidance",
+        "sqlalchemy",
+        "alembic",
     ),
+    "postgres": ("psycopg",),
     "train": ("pyarrow", "matplotlib"),
 }

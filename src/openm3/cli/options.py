@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +16,7 @@ from openm3 import hub
 from openm3.cli.progress import Progress, format_amount
 from openm3.config import EngineConfig, ExtendOption, SparseConfig, WeightsOption
 from openm3.context.store import Store
+from openm3.errors import InputError
 
 if TYPE_CHECKING:
     from openm3.context.files import Collection
@@ -237,6 +239,30 @@ _MODEL_OPTIONS = (
                       "auto: where that changes no token."),
     click.option("--threads", type=click.IntRange(min=1), help="Threads to compute with. Default: one a core."),
 )  # fmt: skip
+
+
+@contextmanager
+def named_options() -> Iterator[None]:
+    """While inside, an error about a field of a configuration names the option of the command that sets it."""
+    try:
+        yield
+    except InputError as error:
+        for parameter in click.get_current_context().command.params:
+            if parameter.name == error.field and isinstance(parameter, click.Option):
+                raise InputError(max(parameter.opts, key=len), error.message) from error
+        raise
+
+
+def numbers(name: str, text: str) -> tuple[int, ...]:
+    """Whole numbers with commas between them.
+
+    Raises:
+        InputError: it is something else; the field is `name`.
+    """
+    try:
+        return tuple(int(each) for each in text.split(","))
+    except ValueError:
+        raise InputError(name, f"{text!r} is no list of numbers like 1,2,3") from None
 
 
 def context_option(verb: str, *, required: bool = False) -> Callable[[Command], Command]:

@@ -122,7 +122,7 @@ class Progress:
             is_slow = self._unit in ("requests", "steps") and rate < 10
             parts.append(f"{rate:.2g} {self._unit}/s" if is_slow else f"{format_amount(round(rate), self._unit)}/s")
             if self._total is not None and self._done < self._total:
-                parts.append(f"{_format_duration((self._total - self._done) / rate)} left")
+                parts.append(f"{format_duration((self._total - self._done) / rate)} left")
         return ", ".join(parts)
 
 
@@ -141,7 +141,8 @@ def format_amount(count: int, unit: Unit) -> str:
     return f"{value:.1f} {prefix}B"
 
 
-def _format_duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """`1:05`, `2:00:00`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

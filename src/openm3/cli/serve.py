@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import click
@@ -56,6 +56,7 @@ def _setting_group(command: Command) -> Command:
 def serve(host: str, port: int, load: str | None, settings: Settings, model_options: ModelOptions) -> None:
     """Serve a model over HTTP, to the clients of the OpenAI API, or other servers that do, with --upstream.
 
+    Without any key (`openm3 keys create`) it is open to everybody on this machine; for others it wants keys, or --open.
     Ctrl-C stops it: running requests get a few seconds to end, a second Ctrl-C cuts them.
 
     \b
@@ -65,10 +66,15 @@ def serve(host: str, port: int, load: str | None, settings: Settings, model_opti
       openm3 serve --upstream http://10.0.0.1:8000=2 --upstream http://10.0.0.2:8000
     """
     from openm3.server import logs
+    from openm3.server.accounts.access import check_host
+    from openm3.server.accounts.database import default_url
     from openm3.server.listener import Server, listen, url
 
     if settings.upstreams:
         _check_no_model()
+    settings = replace(settings, database=settings.database or default_url())
+    check_host(host, settings)
+
     with listen(host, port) as listener:
         backend, name = None, f"{len(settings.upstreams)} upstreams"
         if not settings.upstreams:

@@ -9,6 +9,7 @@ import click
 
 from openm3 import hub
 from openm3.cli.ask import tell_skipped
+from openm3.cli.options import named_options, numbers
 from openm3.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _LONGEST = 8192  # of the lengths that are measured when nobody says which
 @click.option(
     "-d",
     "--data",
-    "paths",
+    "data",
     multiple=True,
     required=True,
     metavar="PATH",
@@ -52,9 +53,12 @@ _LONGEST = 8192  # of the lengths that are measured when nobody says which
     help=f"Context lengths in tokens. Default: a quarter, a half and all of the trained window, at most {_LONGEST}.",
 )
 @click.option("--budgets", default="8,16", show_default=True, metavar="N,N", help="Blocks that a query reads.")
-@click.option("--texts", type=int, default=2, show_default=True, help="Texts of the longest length, of each PATH.")
+@click.option(
+    "--texts", "num_texts", type=int, default=2, show_default=True, help="Texts of the longest length, of each PATH."
+)
 @click.option(
     "--keys",
+    "num_keys",
     type=int,
     default=4,
     show_default=True,
@@ -70,16 +74,17 @@ _LONGEST = 8192  # of the lengths that are measured when nobody says which
     help="Of weights and cache.",
 )
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), help="Default: a GPU where there is one.")
+@named_options()
 def report(
     model: str,
-    paths: tuple[str, ...],
+    data: tuple[str, ...],
     out: Path,
     index_branch: str,
     held_out: float,
     lengths: str | None,
     budgets: str,
-    texts: int,
-    keys: int,
+    num_texts: int,
+    num_keys: int,
     speed: bool,
     text_key: str,
     dtype: Literal["bfloat16", "float32"],
@@ -92,7 +97,7 @@ def report(
       openm3 train report --data ./held-out --out ./report
       openm3 train report ./model --index-branch ./aligned --data code.jsonl --data prose.jsonl --out ./report
     """  # fmt: skip
-    chosen = _numbers("budgets", budgets), _numbers("lengths", lengths) if lengths else None
+    chosen = numbers("budgets", budgets), numbers("lengths", lengths) if lengths else None
     with Progress(f"pulling {model}", "bytes") as pulling:
         path = hub.pull(model, on_progress=pulling.update)
     from openm3.model.weights import open_checkpoint
@@ -104,14 +109,14 @@ def report(
     config = ReportConfig(
         lengths=chosen[1] or (longest // 4, longest // 2, longest),
         budgets=chosen[0],
-        num_texts=texts,
-        num_keys=keys,
+        num_texts=num_texts,
+        num_keys=num_keys,
         speed=speed,
         index_branch=index_branch,
         dtype=dtype,
         device=device,
     )
-    measurement = Measurement(path, _corpora(paths, text_key, held_out), config)
+    measurement = Measurement(path, _corpora(data, text_key, held_out), config)
     with Progress("measuring", "tokens", measurement.num_tokens) as progress:
         measured = measurement.run(lambda done, what: progress.update(done, note=what))
     if not pictures.can_draw():
@@ -135,10 +140,3 @@ def _corpora(paths: tuple[str, ...], text_key: str, held_out: float) -> dict[str
         return parts
     _, rest = whole.split(held_out)
     return {name: part.among(rest) for name, part in parts.items()}
-
-
-def _numbers(name: str, text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(each.replace("_", "")) for each in text.split(","))
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is no list of numbers like 2048,8192", param_hint=f"--{name}") from None

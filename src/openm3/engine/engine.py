@@ -17,6 +17,7 @@ from openm3.context.sources import SourceMap
 from openm3.engine.batch import build_batch
 from openm3.engine.compaction import Compaction
 from openm3.engine.cost import Work
+from openm3.engine.fairness import ALONE, Share
 from openm3.engine.output import Delta, Event, FinishReason, Progress
 from openm3.engine.pages import PagePool
 from openm3.engine.params import SamplingParams
@@ -68,8 +69,10 @@ class Engine:
         self._grammars = Grammars(tokenizer, runner.decoder.config.vocab_size)
         self._names = itertools.count(1)
 
-    def add(self, prompt: Prompt | Sequence[int], params: SamplingParams) -> Request:
-        """Queues a prompt; the caller may read the returned request and changes nothing in it.
+    def add(self, prompt: Prompt | Sequence[int], params: SamplingParams, share: Share = ALONE) -> Request:
+        """Queues a prompt, whose turn comes by its share.
+
+        The caller may read the returned request and changes nothing in it.
 
         Raises:
             InputError: an empty prompt, a token outside the vocabulary, or more than the window or the cache holds.
@@ -90,6 +93,7 @@ class Engine:
             params = replace(params, seed=int.from_bytes(os.urandom(7), "little"))
         max_tokens, compaction = self._room(prompt, params)
         request = Request(f"request-{next(self._names)}", prompt_ids, params, max_tokens, prompt.media, prompt.places)
+        request.share = share
         request.sources, request.head, request.tail = prompt.sources, prompt.head, prompt.tail
         request.compaction = compaction
         if compaction is not None and self.config.tensor_parallel == 1:

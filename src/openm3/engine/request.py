@@ -12,6 +12,7 @@ import numpy as np
 
 from openm3.context.evidence import Observed
 from openm3.context.importance import Importance, Masses
+from openm3.engine.fairness import ALONE, Share
 from openm3.engine.holes import Holes
 from openm3.engine.output import Dropped, FinishReason, Stats
 from openm3.engine.params import SamplingParams
@@ -46,6 +47,7 @@ class Request:
         max_tokens: the most tokens to generate, from the params and the window.
         media: images and videos that are still to be seen; empty from its first step on.
         places: where in `prompt_ids` their embeddings belong; ascending.
+        share: whose it is.
         sources: what the prompt's tokens come from.
         head, tail: tokens of the prompt's beginning and end that a compaction keeps.
         compaction: what happens when it has filled its window; None: it is known to fit.
@@ -73,6 +75,7 @@ class Request:
     max_tokens: int
     media: tuple[Patches, ...] = ()
     places: Sequence[int] = ()
+    share: Share = ALONE
     sources: SourceMap | None = None
     head: int = 0
     tail: int = 0

@@ -1,7 +1,8 @@
 """Which tokens are computed in the next step. No torch here.
 
-Requests run in the order in which they came. A step computes the next token of everyone who is answering, then
-chunks of the prompts that are still being read. A request is admitted when the pages for all that is known of it are
+Requests of one share run in the order in which they came, and shares take turns by their weights (`FairQueue`). A step
+computes the next token of everyone who is answering, then chunks of the prompts that are still being read, those of the
+share first that had least. A request is admitted when the pages for all that is known of it are
 free; when an answer needs a page and none is free, the newest request gives its pages up and is computed again later.
 
 While somebody is answering, a step should not take longer than `step_s`, or twice what the answers alone take where
@@ -14,13 +15,13 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from openm3.config import EngineConfig
 from openm3.engine.cost import StepCost, Work
 from openm3.engine.draft import Drafter
+from openm3.engine.fairness import FairQueue
 from openm3.engine.output import Compacted, FinishReason
 from openm3.engine.pages import PagePool
 from openm3.engine.prefix import Match
@@ -132,7 +133,7 @@ class Scheduler:
         self.cost = StepCost()
         self.copies: list[Copy] = []  # for the next step, in this order
         self.compacted: list[Compacted] = []  # what the next step has to tell
-        self.waiting: deque[Request] = deque()
+        self.waiting = FairQueue()
         self.running: list[Request] = []
 
     def add(self, request: Request) -> None:
@@ -148,14 +149,15 @@ class Scheduler:
                 f"with its answer it may come to {request.max_total} tokens and the cache holds "
                 f"{self.pool.num_pages * self.pool.page_size}; ask for fewer tokens or give the cache more memory",
             )
-        self.waiting.append(request)
+        self.waiting.add(request)
 
     def schedule(self) -> list[Chunk]:
         """The chunks of the next step; empty when nothing waits or runs."""
         self._admit()
         chunks = self._answers()
         work = sum((chunk.work for chunk in chunks), Work())
-        for request in [request for request in self.running if not request.is_decoding]:
+        reading = [request for request in self.running if not request.is_decoding]
+        for request in sorted(reading, key=self.waiting.time):
             if request.state is State.RUNNING and request.is_full:
                 self._compact(request)
             length = self._next_length(request, chunks, work)
@@ -163,13 +165,17 @@ class Scheduler:
             if request.state is State.RUNNING and is_room and self._grow(request, length):
                 chunks.append(Chunk(request, request.num_computed, request.num_computed + length))
                 work += chunks[-1].work
-        return [chunk for chunk in chunks if chunk.request.state is State.RUNNING]  # one may have given way since
+        chunks = [chunk for chunk in chunks if chunk.request.state is State.RUNNING]  # one may have given way since
+        for chunk in chunks:
+            self.waiting.charge(chunk.request, chunk.stop - chunk.start)
+        return chunks
 
     def finish(self, request: Request, reason: FinishReason) -> None:
         """Ends a request, wherever it is, and frees its pages at once."""
         if request.state is State.FINISHED:
             return
         (self.running if request.state is State.RUNNING else self.waiting).remove(request)
+        self.waiting.leave(request)
         self._release(request)
         request.state, request.finish_reason, request.drafter = State.FINISHED, reason, None
         request.finished_s = time.perf_counter()
@@ -203,14 +209,14 @@ class Scheduler:
 
     def _admit(self) -> None:
         while self.waiting and len(self.running) < self.config.max_running:
-            request = self.waiting[0]
+            request = self.waiting.first(self.running)
             match = self._match(request)
             request.pages.extend(self.pool.share(match.pages))
             needed = self.pool.pages_for(min(request.num_tokens, request.max_total)) - len(match.pages)
             if needed > self.pool.num_free:
                 self.pool.free(request.pages)
-                return  # strictly first come, first served: a long prompt is not overtaken for ever
-            self.waiting.popleft()
+                return  # whose turn it is has to fit: a long prompt is not overtaken for ever
+            self.waiting.remove(request)
             request.pages.extend(self.pool.allocate(needed))
             request.chain[:] = match.chain
             request.num_computed = len(match.pages) * self.pool.page_size + match.num_partial
@@ -372,4 +378,4 @@ class Scheduler:
         request.num_computed, request.altered = 0, False
         request.num_preempted += 1
         request.state = State.WAITING
-        self.waiting.appendleft(request)
+        self.waiting.put_back(request)

@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass
 
+from openm3.engine.fairness import ALONE, Share
 from openm3.engine.llm import LLM
 from openm3.engine.output import Delta, Event, FinishReason
 from openm3.engine.params import SamplingParams
@@ -31,8 +32,8 @@ class ServiceStatus:
 class _Stream:
     """One caller's end: events arrive from the engine's thread."""
 
-    def __init__(self, prompt: Prompt | Sequence[int], params: SamplingParams) -> None:
-        self.prompt, self.params = prompt, params
+    def __init__(self, prompt: Prompt | Sequence[int], params: SamplingParams, share: Share) -> None:
+        self.prompt, self.params, self.share = prompt, params, share
         self.request: Request | None = None
         self._loop = asyncio.get_running_loop()
         self._events: asyncio.Queue[Event | Exception] = asyncio.Queue()
@@ -89,7 +90,9 @@ class Service:
             len(scheduler.running), len(scheduler.waiting), scheduler.pool.num_free, scheduler.pool.num_pages
         )
 
-    async def stream(self, prompt: Prompt | Sequence[int], params: SamplingParams) -> AsyncGenerator[Event, None]:
+    async def stream(
+        self, prompt: Prompt | Sequence[int], params: SamplingParams, share: Share = ALONE
+    ) -> AsyncGenerator[Event, None]:
         """Progress through the prompt, then the answer piece by piece; the last delta has a finish reason.
 
         Closing the generator cancels the request and frees its pages.
@@ -100,7 +103,7 @@ class Service:
         """
         if self._thread is None or self._closing:
             raise RuntimeError("the service is not running")
-        stream = _Stream(prompt, params)
+        stream = _Stream(prompt, params, share)
         self._commands.put(lambda: self._add(stream))
         try:
             while True:
@@ -140,7 +143,7 @@ class Service:
 
     def _add(self, stream: _Stream) -> None:
         try:
-            stream.request = self.llm.engine.add(stream.prompt, stream.params)
+            stream.request = self.llm.engine.add(stream.prompt, stream.params, stream.share)
         except Exception as error:
             stream.send(error)
         else:

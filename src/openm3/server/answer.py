@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from fastapi import Request, Response
 from pydantic import BaseModel
 
+from openm3.engine.fairness import Share
 from openm3.engine.output import Compacted, Delta, FinishReason, Stats, TokenLogprob
 from openm3.engine.params import SamplingParams
 from openm3.engine.prompt import Prompt
@@ -82,22 +83,23 @@ class Answer:
         num_choices, each_most = len(self._prompts) * len(self._params), self._params[0].max_tokens
         most = None if each_most is None else num_choices * each_most
         async with caller.reserve(self._service.llm.name, self._num_prompt, most, num_choices) as reservation:
-            choices = self._choices(reservation, num_choices)
+            choices = self._choices(caller.share, reservation, num_choices)
             with renamed(self._fields):
                 async with aclosing(_merge(choices)) as pieces:
                     async for piece in pieces:
                         yield piece
 
-    def _choices(self, reservation: Reservation, num_choices: int) -> list[AsyncGenerator[Piece, None]]:
+    def _choices(self, share: Share, reservation: Reservation, num_choices: int) -> list[AsyncGenerator[Piece, None]]:
         """Every choice; where the request names no limit none gets longer than its part of what was reserved."""
         params, most = self._params, reservation.answer_tokens
         if most is not None and params[0].max_tokens is None:
             params = [replace(each, max_tokens=most // num_choices) for each in params]
         asked = [(i, prompt, each) for i, prompt in enumerate(self._prompts) for each in params]
-        return [self._choice(reservation, index, *each) for index, each in enumerate(asked)]
+        return [self._choice(share, reservation, index, *each) for index, each in enumerate(asked)]
 
     async def _choice(
         self,
+        share: Share,
         reservation: Reservation,
         index: int,
         prompt_index: int,
@@ -106,7 +108,7 @@ class Answer:
     ) -> AsyncGenerator[Piece, None]:
         """One choice piece by piece; the first says only that its request was admitted."""
         reader, opened = _Reader(index, prompt, params, one_call=self._one_call), False
-        async with aclosing(self._service.stream(prompt, params)) as events:
+        async with aclosing(self._service.stream(prompt, params, share)) as events:
             async for event in events:
                 if isinstance(event, Delta):
                     self._count(prompt_index, event.token_id, event.stats, thought=reader.is_thinking)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
@@ -11,13 +11,15 @@ from starlette.middleware.cors import CORSMiddleware
 
 import openm3
 from openm3.server import errors
+from openm3.server.accounts.access import Access, accounts_of
 from openm3.server.body import BodyLimit
 from openm3.server.boundary import RequestBoundary
 from openm3.server.callers import SECURITY
+from openm3.server.extras import Extras
 from openm3.server.gate import Gate
 from openm3.server.metrics import Metrics
 from openm3.server.response_store import ResponseStore
-from openm3.server.routes import chat, completions, health, messages, models, relayed, responses
+from openm3.server.routes import chat, completions, health, messages, models, relayed, responses, usage
 from openm3.server.settings import Settings
 from openm3.server.upstreams.relay import Relay
 from openm3.server.watch import RequestWatch
@@ -40,20 +42,28 @@ def create_app(backend: Backend | None, settings: Settings | None = None) -> Fas
         front = gate = Gate(backend, settings, metrics)
         routers = [endpoints.router(gate) for endpoints in (chat, completions, messages, models)]
         routers.append(responses.router(gate, ResponseStore(settings.max_stored_bytes)))
+    extras = Extras(settings)
+    routers += extras.routers
+
+    accounts = accounts_of(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
-        await front.start()
-        try:
-            yield
-        finally:
-            await front.aclose()
+        async with accounts.running() if accounts else nullcontext():
+            await front.start()
+            try:
+                yield
+            finally:
+                await front.aclose()
+                await extras.aclose()
 
     # No documentation pages: they would load scripts of third parties. The document itself is there.
     app = FastAPI(title="OpenM3", version=openm3.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.front = front
     # Those added last are the outer ones.
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_s=settings.body_s)
+    if accounts:
+        app.add_middleware(Access, accounts=accounts)
     app.add_middleware(RequestWatch, metrics=metrics, log_prompts=settings.log_prompts)
     app.add_middleware(RequestBoundary)
     if settings.cors_origins:
@@ -66,6 +76,6 @@ def create_app(backend: Backend | None, settings: Settings | None = None) -> Fas
         )
     errors.install(app)
     app.include_router(health.router(front, metrics))
-    for router in routers:
+    for router in (*routers, usage.router()):
         app.include_router(router, dependencies=SECURITY)
     return app

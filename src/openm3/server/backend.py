@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from openm3.engine.fairness import ALONE, Share
 from openm3.engine.output import Event
 from openm3.engine.params import SamplingParams
 from openm3.engine.prompt import Prompt
@@ -30,8 +31,12 @@ class Backend(Protocol):
     def status(self) -> ServiceStatus:
         """How busy it is."""
 
-    def stream(self, prompt: Prompt | Sequence[int], params: SamplingParams) -> AsyncGenerator[Event, None]:
+    def stream(
+        self, prompt: Prompt | Sequence[int], params: SamplingParams, share: Share = ALONE
+    ) -> AsyncGenerator[Event, None]:
         """Progress through the prompt, then the answer piece by piece; closing it cancels the request.
+
+        Its turn comes by its share.
 
         Raises:
             InputError: the request can't be served.

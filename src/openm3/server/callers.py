@@ -11,6 +11,7 @@ from typing import Annotated
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader, HTTPBearer
 
+from openm3.engine.fairness import Share
 from openm3.server.meter import Meter, OpenMeter, Reservation
 
 
@@ -29,6 +30,11 @@ class Caller:
     plan: str = "open"
     weight: float = 1.0
     meter: Meter = field(default_factory=OpenMeter)
+
+    @property
+    def share(self) -> Share:
+        """Its share of the engine."""
+        return Share(self.key_id or "", self.weight)
 
     @asynccontextmanager
     async def reserve(

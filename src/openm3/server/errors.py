@@ -16,7 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from openm3.errors import InputError, OpenM3Error, WindowError
+from openm3.errors import DatabaseError, InputError, OpenM3Error, WindowError
 from openm3.server.schema.request import UNKNOWN_FIELD, UNSUPPORTED_FIELD
 from openm3.server.schema.response import AnthropicDetail, AnthropicError, BaseResp, ErrorDetail, ErrorResponse
 
@@ -104,6 +104,10 @@ def as_api_error(error: Exception, request_id: str) -> ApiError:
             return ApiError(400, str(error), code="context_length_exceeded", param=error.field)
         case InputError():
             return ApiError(400, str(error), code="invalid_value", param=error.field)
+        case DatabaseError():
+            _log.error("%s failed: %s", request_id, error)
+            message = f"the server can't reach its database of keys; its log has it as {request_id}"
+            return ApiError(503, message, code="database_unavailable")
         case OpenM3Error():
             return ApiError(400, str(error), code="invalid_request")
         case RequestValidationError():

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+from openm3.engine.fairness import ALONE, Share
 from openm3.engine.output import Delta, Event
 from openm3.engine.params import SamplingParams
 from openm3.engine.prompt import Prompt
@@ -76,7 +77,9 @@ class Gate:
         status = self.status()
         return Load(self._num_running, self._num_waiting, 1 - status.free_pages / status.num_pages)
 
-    async def stream(self, prompt: Prompt | Sequence[int], params: SamplingParams) -> AsyncGenerator[Event, None]:
+    async def stream(
+        self, prompt: Prompt | Sequence[int], params: SamplingParams, share: Share = ALONE
+    ) -> AsyncGenerator[Event, None]:
         """What the backend says.
 
         Raises:
@@ -91,7 +94,7 @@ class Gate:
         self._num_waiting += 1
         waits = True
         try:
-            async with aclosing(self._backend.stream(prompt, params)) as events:
+            async with aclosing(self._backend.stream(prompt, params, share)) as events:
                 while True:
                     try:
                         async with asyncio.timeout_at(deadline) as limit:

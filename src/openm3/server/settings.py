@@ -29,6 +29,12 @@ class Settings:
         256, "Requests that may wait for the engine; what is more is refused at once.", metavar="N"
     )
     max_body_bytes: int = setting(64 << 20, "The largest body of a request.", metavar="BYTES")
+    embeddings: str = setting(
+        "all-minilm-l6-v2",
+        "What /v1/embeddings answers with: a sentence model of `openm3 models`, a folder in the layout of "
+        "sentence-transformers, or a hub id. It is loaded, and fetched where needed, when first asked.",
+        metavar="MODEL",
+    )
     head_s: float = setting(20.0, "The longest time for the head of a request to arrive.", metavar="S")
     body_s: float = setting(60.0, "The longest time for a body to arrive.", metavar="S")
     request_s: float = setting(3600.0, "The longest time for an answer.", metavar="S")
@@ -54,6 +60,11 @@ class Settings:
     upstream_check_s: float = setting(10.0, "Time between checks whether upstreams are up.", metavar="S")
     log_format: Literal["json", "text"] = setting("json", "How requests are logged: a line each, on standard error.")
     log_prompts: bool = setting(False, "Write what was asked into the log too.")
+    database: str | None = setting(
+        None, "Keys and books: a postgresql:// URL or SQLite's file.  [default: in the data folder]", metavar="URL"
+    )
+    plans: str | None = setting(None, "A TOML file of plans, in place of plus, max and ultra.", metavar="FILE")
+    open: bool = setting(False, "Serve requests without a key, even where there are keys.")
 
     def __post_init__(self) -> None:
         if self.max_waiting < 0:

@@ -22,16 +22,19 @@ def _kind(prompt: Any) -> str | None:
     return {str: "texts", int: "tokens", list: "token lists"}.get(type(first))
 
 
+TEXTS_OR_TOKENS = Discriminator(
+    _kind,
+    custom_error_type="invalid_type",
+    custom_error_message="must be a string, a list of token ids, or a list of either",
+)
+"""Tells the branches of one or many texts, each text or token ids, apart by their first element."""
+
 Prompt = Annotated[
     Annotated[str, Tag("text")]
     | Annotated[Tokens, Tag("tokens")]
     | Annotated[list[str], Field(max_length=MAX_PROMPTS), Tag("texts")]
     | Annotated[list[Tokens], Field(max_length=MAX_PROMPTS), Tag("token lists")],
-    Discriminator(
-        _kind,
-        custom_error_type="invalid_type",
-        custom_error_message="must be a string, a list of token ids, or a list of either",
-    ),
+    TEXTS_OR_TOKENS,
 ]
 
 
@@ -47,9 +50,13 @@ class CompletionRequest(GenerationRequest):
 
     def prompts(self) -> list[str | Tokens]:
         """The prompts, each a text or its token ids; `n` choices are made from each."""
-        prompt: Any = self.prompt  # its first element tells which
-        many = isinstance(prompt, list) and not isinstance(prompt[0], int)
-        return list(prompt) if many else [prompt]
+        return each_of(self.prompt)
+
+
+def each_of(given: Any) -> list[str | Tokens]:
+    """One or many texts as a list of them, each text or token ids; the first element tells which."""
+    many = isinstance(given, list) and not isinstance(given[0], int)
+    return list(given) if many else [given]
 
 
 class Logprobs(BaseModel):

@@ -1,0 +1,1 @@
+"""Keys, plans, and the books of what was used."""
