@@ -38,11 +38,12 @@ def create_app(backend: Backend | None, settings: Settings | None = None) -> Fas
     if backend is None:
         front = relay = Relay(settings, metrics)
         routers = [relayed.router(relay)]
+        extras = Extras(settings, None)
     else:
         front = gate = Gate(backend, settings, metrics)
         routers = [endpoints.router(gate) for endpoints in (chat, completions, messages, models)]
+        extras = Extras(settings, gate)
         routers.append(responses.router(gate, ResponseStore(settings.max_stored_bytes)))
-    extras = Extras(settings)
     routers += extras.routers
 
     accounts = accounts_of(settings)

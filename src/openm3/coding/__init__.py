@@ -1,0 +1,1 @@
+"""Source files from users and models: their names, what analysers find in them, and files in an answer."""

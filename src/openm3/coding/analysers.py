@@ -1,0 +1,199 @@
+"""ruff, bandit and mypy, where they are installed, and whether files parse.
+
+They read files and run none of them, and what a file of settings among them says is not followed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from openm3.coding.files import CodeFile
+from openm3.coding.findings import Findings, Issue, Receipt, Severity, in_order
+from openm3.coding.run import Ran, Runner
+
+STANDARDS = ("pep8", "security", "performance", "documentation", "types")
+"""What code can be held to, beside being correct."""
+
+DEFAULT_STANDARDS = ("pep8", "security", "performance", "types")
+ALIASES = {
+    "security_best_practices": "security",
+    "performance_guidelines": "performance",
+    "documentation_requirements": "documentation",
+}
+
+_ALWAYS = ("F", "B", "E9", "PLE")
+_RUFF_RULES = {"pep8": ("E", "W", "N"), "security": ("S",), "performance": ("PERF", "C4"), "documentation": ("D",)}
+_HIGH = ("PLE", "E9", "F82", "F7", "invalid-syntax")
+_MEDIUM = ("F", "B", "S")
+_RUFF = ["check", "--isolated", "--no-cache", "--no-respect-gitignore", "--output-format=json", "--line-length=99",
+         "--config=lint.pydocstyle.convention='google'"]  # fmt: skip
+_MYPY = ["--config-file=", "--no-incremental", "--cache-dir=/dev/null", "--ignore-missing-imports",
+         "--no-site-packages", "--follow-imports=silent", "--explicit-package-bases", "--no-error-summary",
+         "--no-color-output", "--output=json"]  # fmt: skip
+
+_PARSED = {".py": "python", ".pyi": "python", ".json": "json", ".toml": "toml"}
+# A program of its own: a file that is nested deeply enough ends the interpreter that parses it.
+_PARSE = """
+import ast, json, pathlib, tomllib, warnings
+warnings.simplefilter("ignore")
+parsers = {"python": ast.parse, "json": json.loads, "toml": tomllib.loads}
+for kind, path in zip(sys.argv[1::2], sys.argv[2::2]):
+    print(json.dumps({"file": path}), flush=True)
+    try:
+        parsers[kind](pathlib.Path(path).read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        told = {"line": getattr(error, "lineno", None) or 1, "message": getattr(error, "msg", None) or str(error)}
+        print(json.dumps({"file": path, **told}), flush=True)
+print(json.dumps({"file": None}))
+"""
+
+
+class Analysers:
+    """Analyses files of one request after another's, a few processes at once."""
+
+    def __init__(self) -> None:
+        self._runner = Runner()
+
+    async def parse(self, files: Sequence[CodeFile]) -> Findings:
+        """Whether files parse: Python, JSON and TOML."""
+        with tempfile.TemporaryDirectory(prefix="openm3-code-") as name:
+            return await self._parse(Path(name), _lay(Path(name), files))
+
+    async def analyse(self, files: Sequence[CodeFile], standards: Iterable[str]) -> Findings:
+        """What is wrong with files, by standards of `STANDARDS`. Of other languages than Python, whether they parse."""
+        standards = set(standards)
+        with tempfile.TemporaryDirectory(prefix="openm3-code-") as name:
+            folder = Path(name)
+            parsed = await self._parse(folder, _lay(folder, files))
+            sources = [f"./{file.path}" for file in files if Path(file.path).suffix in (".py", ".pyi")]
+            whole = [path for path in sources if path[2:] not in parsed.broken]
+            issues, receipts = [*parsed.issues], [*parsed.receipts]
+            has_bandit = _is_there("bandit")
+            rules = [*_ALWAYS, *(rule for one in sorted(standards & set(_RUFF_RULES)) for rule in _RUFF_RULES[one])]
+            if has_bandit and "S" in rules:
+                rules.remove("S")  # bandit's rules, in ruff
+            runs = [("ruff", [*_RUFF, f"--select={','.join(rules)}"], _ruff_issues)]
+            if "security" in standards and has_bandit:
+                runs.append(("bandit", ["-q", "-f", "json"], _bandit_issues))
+            if "types" in standards:
+                runs.append(("mypy", _MYPY, _mypy_issues))
+            for tool, args, read in runs:
+                if not whole:
+                    continue
+                found, receipt = await self._tool(folder, tool, args, whole, read)
+                issues += found
+                receipts.append(receipt)
+            return Findings(
+                issues=in_order(issues), receipts=tuple(receipts), num_lines=parsed.num_lines, broken=parsed.broken
+            )
+
+    async def _parse(self, folder: Path, files: Sequence[CodeFile]) -> Findings:
+        known = [file for file in files if Path(file.path).suffix in _PARSED]
+        others = len(files) - len(known)
+        unread = f"; {others} of other kinds were not read" if others else ""
+        command = "python: ast.parse, json.loads, tomllib.loads"
+        if not known:
+            receipt = Receipt(command=command, exit_code=None, checked=f"nothing{unread}; nothing was run")
+            return Findings(issues=(), receipts=(receipt,), num_lines=0)
+        args = [word for file in known for word in (_PARSED[Path(file.path).suffix], f"./{file.path}")]
+        ran = await self._runner.script(folder, _PARSE, args)
+        said = [json.loads(line) for line in ran.output.splitlines()]
+        wrong = [one for one in said if "message" in one]
+        if ran.exit_code != 0 and said and "message" not in said[-1]:  # it ended the interpreter
+            wrong.append({"file": said[-1]["file"], "line": 1, "message": "can't be parsed: it is nested too deeply"})
+        issues = [
+            Issue(severity="high", file=one["file"][2:], line=one["line"], message=str(one["message"]),
+                  suggestion=None, rule="parse:syntax-error")
+            for one in wrong
+        ]  # fmt: skip
+        lines = sum(bool(line.strip()) for file in known for line in file.content.splitlines())
+        checked = f"whether {len(known)} files parse{unread}; nothing of them was run"
+        receipt = Receipt(command=command, exit_code=ran.exit_code, checked=checked)
+        return Findings(
+            issues=tuple(issues),
+            receipts=(receipt,),
+            num_lines=lines,
+            broken=frozenset(issue.file for issue in issues),
+        )
+
+    async def _tool(
+        self, folder: Path, tool: str, args: Sequence[str], paths: Sequence[str], read: Any
+    ) -> tuple[list[Issue], Receipt]:
+        command = " ".join([tool, *args, f"({len(paths)} files)"])
+        if not _is_there(tool):
+            told = f"nothing: {tool} is not installed; pip install 'openm3[code]' brings it"
+            return [], Receipt(command=command, exit_code=None, checked=told)
+        ran: Ran = await self._runner.module(folder, tool, [*args, *paths])
+        if ran.exit_code not in (0, 1):  # 1: it has found something
+            told = "nothing: it failed" if ran.exit_code is not None else "nothing: it took too long or said too much"
+            return [], Receipt(command=command, exit_code=ran.exit_code, checked=told)
+        try:
+            issues = list(read(ran.output, folder))
+        except (ValueError, KeyError, TypeError):
+            return [], Receipt(command=command, exit_code=ran.exit_code, checked="nothing: its output can't be read")
+        checked = f"{len(paths)} Python files, {len(issues)} issues; nothing of them was run"
+        return issues, Receipt(command=command, exit_code=ran.exit_code, checked=checked)
+
+
+def _lay(folder: Path, files: Sequence[CodeFile]) -> Sequence[CodeFile]:
+    """Writes files, whose paths were checked, into a folder."""
+    for file in files:
+        path = folder / file.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(file.content, encoding="utf-8", errors="replace", newline="")
+    return files
+
+
+def _is_there(tool: str) -> bool:
+    return importlib.util.find_spec(tool) is not None
+
+
+def _name(path: str, folder: Path) -> str:
+    """The path that the user knows a file by."""
+    inside = Path(path)
+    return str(inside.relative_to(folder.resolve()) if inside.is_absolute() else inside)
+
+
+def _ruff_issues(output: bytes, folder: Path) -> Iterator[Issue]:
+    for one in json.loads(output):
+        code = str(one["code"] or "invalid-syntax")
+        severity: Severity = "high" if code.startswith(_HIGH) else "medium" if code.startswith(_MEDIUM) else "low"
+        yield Issue(
+            severity=severity,
+            file=_name(one["filename"], folder),
+            line=one["location"]["row"],
+            message=one["message"],
+            suggestion=(one.get("fix") or {}).get("message"),
+            rule=f"ruff:{code}",
+        )
+
+
+def _bandit_issues(output: bytes, folder: Path) -> Iterator[Issue]:
+    for one in json.loads(output)["results"]:
+        yield Issue(
+            severity=one["issue_severity"].lower() if one["issue_severity"] in ("HIGH", "MEDIUM") else "low",
+            file=_name(one["filename"], folder),
+            line=one["line_number"],
+            message=one["issue_text"],
+            suggestion=f"see {one['more_info']}",
+            rule=f"bandit:{one['test_id']}",
+        )
+
+
+def _mypy_issues(output: bytes, folder: Path) -> Iterator[Issue]:
+    for line in output.splitlines():
+        one = json.loads(line)
+        if one["severity"] == "error":
+            yield Issue(
+                severity="medium",
+                file=_name(one["file"], folder),
+                line=max(one["line"], 1),
+                message=one["message"],
+                suggestion=one.get("hint"),
+                rule=f"mypy:{one['code'] or 'error'}",
+            )
