@@ -1,6 +1,7 @@
 """Contexts that are asked again, restarted, and larger than memory.
 
-    python -m benchmarks.contexts [--tokens 32768] [--long 262144] [--cache-gb 2] [--m3 LAYERS] [--folder DIR]
+    python -m benchmarks.contexts [--tokens 32768] [--long 262144] [--cache-gb 2] [--m3 LAYERS]
+                                  [--index-branch FOLDER] [--folder DIR]
 
 Each figure is of a process of its own, because peaks of memory are wanted (VmHWM, mapped files included):
 
@@ -61,6 +62,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32768)
     parser.add_argument("--long", type=int, default=262144)
     parser.add_argument("--cache-gb", type=float, default=2.0)
+    parser.add_argument("--index-branch", default="auto", help="by what blocks are chosen: a folder, auto or none")
     parser.add_argument("--m3", type=int, metavar="LAYERS")
     parser.add_argument("--folder", type=Path, help="for contexts, spilled files and the random model")
     parser.add_argument("--child", help=argparse.SUPPRESS)
@@ -71,7 +73,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=options.folder) as name:
         folder = Path(name)
         model = str(random_m3(folder / "m3", options.m3) if options.m3 else hub.pull("default"))
-        common = {"model": model, "folder": name, "sparse": not options.m3}
+        common = {"model": model, "folder": name, "sparse": not options.m3, "index_branch": options.index_branch}
         gate(common)
         report: dict[str, Any] = {
             "benchmark": "contexts",
@@ -116,6 +118,7 @@ def run(
     model: str,
     folder: str,
     sparse: bool,
+    index_branch: str,
     tokens: int,
     cache_gb: float | None = None,
     load: str | None = None,
@@ -125,7 +128,8 @@ def run(
     spilling = {"spill": True, "spill_dir": folder, "cache_bytes": int(cache_gb * (1 << 30))} if cache_gb else {}
     started = time.perf_counter()
     attention: Literal["sparse", "auto"] = "sparse" if sparse else "auto"
-    llm = LLM(model, EngineConfig(attention=attention, max_context=tokens + ROOM, extend="none", **spilling))
+    options: dict[str, Any] = {"max_context": tokens + ROOM, "extend": "none", "index_branch": index_branch, **spilling}
+    llm = LLM(model, EngineConfig(attention=attention, **options))
     out: dict[str, Any] = {"model_s": time.perf_counter() - started}
     ids = text(llm, tokens) if sparse else random_tokens(llm, tokens)
     store = Store(Path(folder) / "contexts")

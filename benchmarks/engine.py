@@ -1,6 +1,7 @@
 """The engine on the default model, dense and sparse, against llama.cpp on the same GGUF file.
 
     python -m benchmarks.engine [--sections speed crowd again overhead] [--contexts 2048 8192 32768] [--repeats 3]
+                                [--index-branch FOLDER]
 
 Every figure is a median over repeats. The engines take turns inside one repeat, in a random order, so that a drift of
 the machine hits all alike; past the trained window there is one repeat. First a gate: greedy tokens of the fp32 engine
@@ -8,7 +9,8 @@ and of its reference kernels must be the same, and those of the file's own weigh
 printed.
 
 - speed: prefill and decode of one request; drafts and the prefix cache are off. Past the trained window positions go on
-  as in llama.cpp; "clamped" is what `openm3 ask` does there, and reads 3 times the blocks.
+  as in llama.cpp; "clamped" is what `openm3 ask` does there, and reads 3 times the blocks. "sparse" chooses blocks by
+  the model's own keys, "branch" by the default model's index branch, or that of `--index-branch FOLDER`.
 - crowd: 16 requests at once at 2,048 tokens each, different texts, against one.
 - again: time to the first token of another question over the same context, against the first.
 - overhead: what scheduler, batch, sampler and engine take of a decode step beside the network.
@@ -39,13 +41,19 @@ from openm3.config import EngineConfig
 from openm3.engine.llm import LLM
 from openm3.engine.output import Delta
 from openm3.engine.params import SamplingParams
+from openm3.model.cache import page_parts
 
 SECTIONS = ("speed", "crowd", "again", "overhead")
 DECODED = 32
 CROWD, CROWD_TOKENS = 16, 2048
 TRAINED = 8192
 Engine = Callable[[list[int]], tuple[float, float]]  # prompt -> prefill and decode tokens/s
-Attention = Literal["dense", "sparse"]
+Kind = Literal["dense", "sparse", "branch"]
+KINDS: dict[Kind, dict[str, Any]] = {
+    "dense": {"attention": "dense"},
+    "sparse": {"attention": "sparse", "index_branch": "none"},
+    "branch": {"attention": "sparse"},
+}
 Extend = Literal["none", "clamped"]
 
 
@@ -54,8 +62,12 @@ def main() -> None:
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=SECTIONS)
     parser.add_argument("--contexts", type=int, nargs="+", default=[2048, TRAINED - DECODED, 32768])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--index-branch", default="auto", metavar="FOLDER")
     options = parser.parse_args()
     path = hub.pull("default")
+    KINDS["branch"]["index_branch"] = options.index_branch
+    if load(path, "branch", 1024).branch is None:
+        del KINDS["branch"]
     gate(path)
     probe = load(path, "dense", 1024)
     report: dict[str, Any] = {
@@ -72,11 +84,11 @@ def main() -> None:
     if "speed" in options.sections:
         report["speed"] = {str(n): speed(path, probe, n, options.repeats) for n in options.contexts}
     if "crowd" in options.sections:
-        report["crowd"] = {kind: crowd(path, kind, options.repeats) for kind in ("dense", "sparse")}
+        report["crowd"] = {kind: crowd(path, kind, options.repeats) for kind in KINDS}
     if "again" in options.sections:
-        report["again"] = {kind: again(path, kind, max(options.contexts)) for kind in ("dense", "sparse")}
+        report["again"] = {kind: again(path, kind, max(options.contexts)) for kind in KINDS}
     if "overhead" in options.sections:
-        report["overhead"] = {kind: overhead(path, kind) for kind in ("dense", "sparse")}
+        report["overhead"] = {kind: overhead(path, kind) for kind in KINDS}
     report["peak_rss_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     save("engine", report, table(report))
 
@@ -96,11 +108,12 @@ def gate(path: Path) -> None:
         raise SystemExit("gate: packed weights and bf16 ones gave different tokens; no speed is printed")
 
 
-def load(path: Path, attention: Attention, window: int, *, extend: Extend = "none", **options: Any) -> LLM:
+def load(path: Path, kind: Kind, window: int, *, extend: Extend = "none", **options: Any) -> LLM:
     """An engine whose window is the trained one, or longer where it must be."""
     gc.collect()  # the cache of the one before
     window = max(window, TRAINED)
-    return LLM(path, EngineConfig(attention=attention, max_context=window, speculation="off", extend=extend, **options))
+    options = {**KINDS[kind], **options}
+    return LLM(path, EngineConfig(max_context=window, speculation="off", extend=extend, **options))
 
 
 def load_seconds(path: Path) -> float:
@@ -113,9 +126,10 @@ def speed(path: Path, probe: LLM, context: int, repeats: int) -> dict[str, Any]:
     """Prefill and decode tokens/s of each engine at one context, and what bounds ours."""
     window = context + DECODED
     prompt = text_tokens(probe, context)
-    llms = {kind: load(path, kind, window, prefix_cache=False) for kind in ("dense", "sparse")}
-    if window > TRAINED:
-        llms["clamped"] = load(path, "sparse", window, prefix_cache=False, extend="clamped")
+    llms: dict[str, LLM] = {kind: load(path, kind, window, prefix_cache=False) for kind in KINDS}
+    for kind in KINDS if window > TRAINED else ():
+        if kind != "dense":
+            llms[f"{kind}, clamped"] = load(path, kind, window, prefix_cache=False, extend="clamped")
     engines: dict[str, Engine] = {kind: lambda prompt, llm=llm: ours(llm, prompt) for kind, llm in llms.items()}
     if (peer := llama_cpp(path, window)) is not None:
         engines["llama.cpp"] = peer
@@ -164,11 +178,11 @@ def llama_cpp(path: Path, window: int) -> Engine | None:
     return run
 
 
-def crowd(path: Path, attention: Attention, repeats: int) -> dict[str, Any]:
+def crowd(path: Path, kind: Kind, repeats: int) -> dict[str, Any]:
     """Decode tokens/s of 16 requests together, and of one, by turns."""
     window = CROWD_TOKENS + 512
     pages = CROWD * (window // 128 + 1)
-    llm = load(path, attention, window, prefix_cache=False, cache_bytes=pages * 128 * token_bytes())
+    llm = load(path, kind, window, prefix_cache=False, cache_bytes=pages * 128 * token_bytes())
     ids = text_tokens(llm, CROWD * CROWD_TOKENS)
     prompts = [ids[i * CROWD_TOKENS : (i + 1) * CROWD_TOKENS] for i in range(CROWD)]
     samples: dict[int, list[float]] = {1: [], CROWD: []}
@@ -195,9 +209,9 @@ def decode_together(llm: LLM, prompts: list[list[int]]) -> float:
     return tokens / seconds
 
 
-def again(path: Path, attention: Attention, context: int) -> dict[str, Any]:
+def again(path: Path, kind: Kind, context: int) -> dict[str, Any]:
     """Seconds to the first token of two questions over one context."""
-    llm = load(path, attention, context + 128)
+    llm = load(path, kind, context + 128)
     text, seconds = text_tokens(llm, context), []
     for question in ("\n# What does this module do?\n", "\n# Which class has the most methods?\n"):
         prompt = text + llm.tokenizer.encode(question)
@@ -209,9 +223,9 @@ def again(path: Path, attention: Attention, context: int) -> dict[str, Any]:
     return {"context": context, "first_s": seconds[0], "second_s": seconds[1], "share": seconds[1] / seconds[0]}
 
 
-def overhead(path: Path, attention: Attention) -> dict[str, Any]:
+def overhead(path: Path, kind: Kind) -> dict[str, Any]:
     """Milliseconds of a decode step at 2,048 tokens, and what share of it is not the network's."""
-    llm = load(path, attention, TRAINED)
+    llm = load(path, kind, TRAINED)
     runner, inside = llm.engine.runner, [0.0]
     run = runner.run
 
@@ -256,12 +270,16 @@ def weight_bytes(llm: LLM) -> int:
 
 def step_bytes(llm: LLM, context: int) -> int:
     """What a decode step has to read: weights; keys and values, or the keys that are scanned and the chosen blocks."""
-    model, sparse = llm.model_config, llm.config.sparse
+    model, sparse, runner = llm.model_config, llm.config.sparse, llm.engine.runner
     one = model.num_hidden_layers * model.num_key_value_heads * model.head_dim * 2  # a token's keys, or its values
     chosen = sparse.index_topk_blocks * sparse.index_block_size
     if llm.config.attention == "dense" or context <= chosen:
         return weight_bytes(llm) + 2 * one * context
-    scanned = one * context // (2 if llm.engine.runner.index == "int8" else 1)
+    page, dtype = sparse.index_block_size, runner.cache.layers[0].k_PRSD.dtype
+    far = runner.extension is not None and runner.extension.method == "clamped"
+    parts = [part for i in range(model.num_hidden_layers) for part in page_parts(model, i, page, dtype, far=far)]
+    scanned = sum(part.num_bytes for part in parts if part.chooses) * context // page
+    scanned //= 2 if runner.index == "int8" else 1
     return weight_bytes(llm) + scanned + 2 * one * chosen
 
 

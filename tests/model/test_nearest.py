@@ -30,11 +30,11 @@ def test_equals_the_definition(model: str, metric: Metric, num_context: int, mon
     pages = torch.randperm(24, generator=generator)[: -(-total // PAGE)].tolist()
     plain = {}
     for number in layers_of(cache):
-        keys_PXSC = cache.layers[number].choosing.fill_(torch.nan)
-        plain[number] = torch.randn(total, keys_PXSC.shape[1], keys_PXSC.shape[3], generator=generator)
+        k_PRSD = cache.layers[number].k_PRSD.fill_(torch.nan)
+        plain[number] = torch.randn(total, k_PRSD.shape[1], k_PRSD.shape[3], generator=generator)
         turned = rotate_(plain[number].clone(), rotation(inv_freq_E, torch.arange(total)))
         for position in range(total):
-            keys_PXSC[pages[position // PAGE], :, position % PAGE] = turned[position]
+            k_PRSD[pages[position // PAGE], :, position % PAGE] = turned[position]
     expected = torch.stack([definition(keys, num_context, query, metric) for keys in plain.values()]).mean(0)
     for tokens_at_once in (8192, 64):
         monkeypatch.setattr(nearest, "_TOKENS_AT_ONCE", tokens_at_once)
@@ -58,12 +58,3 @@ def definition(keys_NXC: torch.Tensor, num_context: int, query: range, metric: M
     )
     score = ((best - best.mean(1, keepdim=True)).clamp(min=0) ** 2).mean(0)
     return score / score.max() if score.max() > 0 else score
-
-
-def test_compares_index_keys_where_there_are_some() -> None:
-    config = MODELS["m3"]
-    assert config.index is not None
-    chosen = layers_of(KVCache.allocate(config, 2, PAGE, torch.float32))
-    assert chosen
-    assert all(config.has_index(layer) for layer in chosen)
-    assert layers_of(KVCache.allocate(MODELS["llama"], 2, PAGE, torch.float32)) == [0, 1]

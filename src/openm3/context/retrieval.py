@@ -56,7 +56,7 @@ def retrieve(
     """The `k` tokens of a context nearest to a text, as spans, the nearest first.
 
     The query is read behind the context, as its continuation, and the keys of its tokens are compared with those of the
-    context: index keys where the model has them, else its own keys. What is known of the context from before is not
+    context: the model's own keys, also where it has an index branch. What is known of the context from before is not
     read again, so a second query costs its own few tokens and one pass over the keys of a few layers.
 
     Args:

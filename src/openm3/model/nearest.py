@@ -1,6 +1,7 @@
-"""Which parts of a cached context are nearest to its last tokens, by the keys that blocks are chosen by.
+"""Which parts of a cached context are nearest to its last tokens, by the model's own keys.
 
-Letters: m query tokens, n context tokens, w windows, h half windows, p pages, X key heads, S page size, C head size.
+Letters: m query tokens, n context tokens, w windows, h half windows, p pages, R key heads, S page size, D head size, C
+that of all heads together.
 
 A query token is compared with a context token by what their keys say beside their positions: cached keys are turned
 back to position 0. A window's score for a query token is that of its nearest token (late interaction, arXiv
@@ -24,16 +25,14 @@ Metric = Literal["cosine", "dot"]
 WINDOW = 64  # tokens; windows overlap by half
 _HALF = WINDOW // 2
 _TOKENS_AT_ONCE = 8192  # of fp32 copies of keys
-# Depths of the layers that are compared, as shares of those that have such keys. Late layers tell what comes next, not
+# Depths of the layers that are compared, as shares of all. Late layers tell what comes next, not
 # what is there; these three were the best of the default model together, on text that no figure in the README is from.
 _DEPTHS = (0.07, 0.17, 0.6)
 
 
 def layers_of(cache: KVCache) -> list[int]:
     """The layers whose keys are compared."""
-    choosing = [i for i, layer in enumerate(cache.layers) if layer.index_k_PXSC is not None]
-    choosing = choosing or list(range(len(cache.layers)))
-    return sorted({choosing[int(depth * len(choosing))] for depth in _DEPTHS})
+    return sorted({int(depth * len(cache.layers)) for depth in _DEPTHS})
 
 
 def window_scores(
@@ -54,12 +53,10 @@ def window_scores(
     layers = layers_of(cache)
     total = torch.zeros(())
     for number in layers:
-        layer = cache.layers[number]
-        keys_PXSC = layer.choosing if layer.far_k_PRSD is None else layer.k_PRSD  # far keys have no positions
-        pairs = cache.index_rotary_dim // 2 if keys_PXSC is layer.index_k_PXSC else len(inv_freq_E)
+        k_PRSD = cache.layers[number].k_PRSD
 
-        def keys(positions: range, keys_PXSC: Tensor = keys_PXSC, pairs: int = pairs) -> Tensor:
-            return _keys(keys_PXSC, pages, positions, inv_freq_E, pairs, metric)
+        def keys(positions: range, k_PRSD: Tensor = k_PRSD) -> Tensor:
+            return _keys(k_PRSD, pages, positions, inv_freq_E, metric)
 
         query_mC = keys(query)
         best_mh = torch.cat([_best_of_halves(query_mC @ keys(part).T) for part in _parts(num_context)], dim=1)
@@ -74,17 +71,15 @@ def _parts(stop: int) -> list[range]:
     return [range(start, min(start + _TOKENS_AT_ONCE, stop)) for start in range(0, stop, _TOKENS_AT_ONCE)]
 
 
-def _keys(
-    keys_PXSC: Tensor, pages: Sequence[int], positions: range, inv_freq_E: Tensor, pairs: int, metric: Metric
-) -> Tensor:
-    """fp32 `[n, X * C]`: the keys at these positions without their positions; of length 1 for "cosine"."""
-    size, start, stop = keys_PXSC.shape[2], positions.start, positions.stop
+def _keys(k_PRSD: Tensor, pages: Sequence[int], positions: range, inv_freq_E: Tensor, metric: Metric) -> Tensor:
+    """fp32 `[n, C]`: the keys at these positions without their positions; of length 1 for "cosine"."""
+    size, start, stop = k_PRSD.shape[2], positions.start, positions.stop
     first_page = start // size
-    page_p = torch.tensor(pages[first_page : -(-stop // size)], device=keys_PXSC.device)
-    keys_nXC = keys_PXSC[page_p].transpose(1, 2).flatten(0, 1)[start - first_page * size : stop - first_page * size]
-    back = rotation(inv_freq_E, -torch.arange(start, stop, device=keys_nXC.device)).thinned(pairs)
-    keys_nC = rotate_(keys_nXC.float(), back).flatten(1)
-    return F.normalize(keys_nC, dim=-1) if metric == "cosine" else keys_nC
+    page_p = torch.tensor(pages[first_page : -(-stop // size)], device=k_PRSD.device)
+    k_nRD = k_PRSD[page_p].transpose(1, 2).flatten(0, 1)[start - first_page * size : stop - first_page * size]
+    back = rotation(inv_freq_E, -torch.arange(start, stop, device=k_nRD.device))
+    k_nC = rotate_(k_nRD.float(), back).flatten(1)
+    return F.normalize(k_nC, dim=-1) if metric == "cosine" else k_nC
 
 
 def _best_of_halves(similar_mn: Tensor) -> Tensor:
