@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,8 +13,18 @@ from torch import Tensor
 
 from openm3 import msa
 from openm3.config import SparseConfig
+from openm3.kernels import plain_short
 
 SPARSE = SparseConfig(index_block_size=16, index_topk_blocks=3)
+
+
+@pytest.fixture(autouse=True, scope="module", params=["short", "by_block"])
+def way(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Everything twice: as short contexts are read, and block by block as long ones are."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "by_block":
+            patch.setattr(plain_short, "_FEW_NUMBERS", 0)
+        yield
 
 
 def tensors(
@@ -62,14 +73,14 @@ def explicit(inputs: list[Tensor], mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("shared", [True, False])
-@pytest.mark.parametrize("t", [90, 17, 1])
+@pytest.mark.parametrize(("t", "length"), [(90, 90), (17, 90), (1, 90), (40, 400)])
 @pytest.mark.parametrize("kl", ["selected", "prefix"])
-def test_values_and_gradients(t: int, shared: bool, kl: Any) -> None:
-    ours, theirs = tensors(t=t, shared=shared), tensors(t=t, shared=shared)
+def test_values_and_gradients(t: int, length: int, shared: bool, kl: Any) -> None:
+    ours, theirs = tensors(t=t, length=length, shared=shared), tensors(t=t, length=length, shared=shared)
     mask = chosen_mask(theirs[3], theirs[4], SPARSE, 2)
     expected, loss_selected = explicit(theirs, mask)
     out, loss = msa(*ours, sparse=SPARSE, kl=kl)
-    visible = torch.arange(90) <= torch.arange(90 - t, 90)[:, None]
+    visible = torch.arange(length) <= torch.arange(length - t, length)[:, None]
     expected_loss = loss_selected if kl == "selected" else explicit(theirs, visible.expand_as(mask))[1]
     torch.testing.assert_close(out, expected, atol=1e-5, rtol=0)
     torch.testing.assert_close(loss, expected_loss, atol=1e-5, rtol=1e-4)
@@ -82,7 +93,7 @@ def test_values_and_gradients(t: int, shared: bool, kl: Any) -> None:
 
 @pytest.mark.parametrize("kl", [None, "selected", "prefix"])
 def test_gradcheck(kl: Any) -> None:
-    inputs = tensors(batch=1, heads=2, t=8, length=40, dtype=torch.float64)
+    inputs = tensors(batch=1, heads=2, t=5, length=36, dtype=torch.float64)
     sparse = SparseConfig(index_block_size=16, index_topk_blocks=2)
 
     def fixed_choice(q: Tensor, k: Tensor, v: Tensor, index_q: Tensor, index_k: Tensor) -> Any:
@@ -141,7 +152,7 @@ def test_shapes(batch: int, groups: int, group_size: int, t: int, prefix: int, t
         (lambda x: {2: x[2][:, :1]}, "v: expected"),
         (lambda x: {4: x[4][:, :, 1:]}, "index_k: expected 90 tokens like k, got 89"),
         (lambda x: {3: x[3][:, :, 1:]}, "index_q: expected 90 tokens like q, got 89"),
-        (lambda x: {0: x[0][:, :5]}, "q_THD: expected a multiple of the 2 heads"),
+        (lambda x: {0: x[0][:, :5]}, "q: expected a multiple of the 2 heads of k, got 5"),
     ],
 )
 def test_wrong_tensors_are_named(change: Any, message: str) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from openm3.config import SparseConfig
 from openm3.kernels.backend import choose
 from openm3.kernels.plain import PlainLayout
+from openm3.kernels.plain_short import ShortContext
 from openm3.kernels.select_blocks import select_blocks
 from openm3.kernels.sparse_attention import sparse_attention_lse
 
@@ -106,6 +107,12 @@ def msa(
             num_groups=k_BRLD.shape[1],
             backend=index_backend,
         )
+    short = None
+    if backend in ("native", "torch") and kl != "prefix":
+        short = ShortContext.of(layout, block_ids_TRN, q_BHTD.shape[1], q_BHTD.shape[-1])
+    if short is not None:
+        out_BHTD, teacher_xs = short.attend(q_BHTD, k_BRLD, v_BRLD, scale)
+        return out_BHTD if kl is None else (out_BHTD, short.divergence(index_q_BJTC, index_k_BXLC, teacher_xs))
     out_BHTD, lse_BHT = attend_blocks(q_BHTD, k_BRLD, v_BRLD, block_ids_TRN, layout, scale=scale, backend=backend)
     if kl is None:
         return out_BHTD
@@ -331,6 +338,12 @@ def _check(q: Tensor, k: Tensor, v: Tensor, index_q: Tensor, index_k: Tensor, kl
             raise ValueError(f"{name}: expected batch {q.shape[0]} like q, got {tensor.shape[0]}")
     if k.shape != v.shape:
         raise ValueError(f"v: expected {list(k.shape)} like k, got {list(v.shape)}")
+    if q.shape[1] % k.shape[1]:
+        raise ValueError(f"q: expected a multiple of the {k.shape[1]} heads of k, got {q.shape[1]}")
+    if q.shape[3] != k.shape[3]:
+        raise ValueError(f"q: expected heads of {k.shape[3]} elements like k, got {q.shape[3]}")
+    if not q.dtype == k.dtype == v.dtype:
+        raise ValueError(f"q, k, v: expected one dtype, got {q.dtype}, {k.dtype} and {v.dtype}")
     if index_k.shape[2] != k.shape[2]:
         raise ValueError(f"index_k: expected {k.shape[2]} tokens like k, got {index_k.shape[2]}")
     if index_q.shape[2] != q.shape[2]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from openm3.cli.train_report import report
+from openm3.cli.train_run import run
 
 
 @click.group()
@@ -13,3 +14,4 @@ def train() -> None:
 
 
 train.add_command(report)
+train.add_command(run)

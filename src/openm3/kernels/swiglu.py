@@ -16,4 +16,7 @@ def swiglu_oai(gate_TI: Tensor, up_TI: Tensor, numbers: SwigluOAI) -> Tensor:
     """
     gate = gate_TI.float().clamp(max=numbers.swiglu_limit)
     up = up_TI.float().clamp(-numbers.swiglu_limit, numbers.swiglu_limit)
-    return torch.sigmoid(gate * numbers.swiglu_alpha).mul_(gate).mul_(up.add_(numbers.swiglu_beta))
+    sigmoid = torch.sigmoid(gate * numbers.swiglu_alpha)
+    if gate.requires_grad:  # its gradient needs what would be overwritten
+        return sigmoid * gate * (up + numbers.swiglu_beta)
+    return sigmoid.mul_(gate).mul_(up.add_(numbers.swiglu_beta))

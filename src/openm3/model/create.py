@@ -19,9 +19,10 @@ from openm3.model.weights import stays_fp32
 _SHARD_BYTES = 5 << 30
 
 
-def published_name(name: str) -> str:
-    """The published name of one of our parameters."""
-    return f"language_model.{name}" if name.startswith("lm_head") else f"language_model.model.{name}"
+def published_name(name: str, config: ModelConfig) -> str:
+    """The published name of one of our parameters: of M3, or of the Llama family."""
+    prefix = "" if config.swiglu is None else "language_model."
+    return f"{prefix}{name}" if name.startswith("lm_head") else f"{prefix}model.{name}"
 
 
 def random_weights(name: str, shape: tuple[int, ...], generator: torch.Generator, std: float) -> Tensor:
@@ -55,19 +56,47 @@ def write_checkpoint(
         InputError: the folder exists.
         ModelError: the configuration is not supported.
     """
-    config = ModelConfig.from_hf(raw)
-    if config.swiglu is None:
+    if ModelConfig.from_hf(raw).swiglu is None:
         raise ModelError("config: only M3 checkpoints are written")
-    shapes = {name: tuple(p.shape) for name, p in empty_decoder(config).named_parameters()}
-    sizes = {name: torch.Size(shape).numel() * _dtype(name, dtype).itemsize for name, shape in shapes.items()}
-    shards = _shards(sizes, shard_bytes)
     if folder.exists():
         raise InputError("path", f"{folder} exists already")
     folder.mkdir(parents=True)
-    generator, done, weight_map = torch.Generator().manual_seed(seed), 0, {}
+    generator = torch.Generator().manual_seed(seed)
+    write_weights(
+        folder,
+        raw,
+        lambda name, shape: weights(name, shape, generator, std),
+        dtype=dtype,
+        shard_bytes=shard_bytes,
+        on_progress=on_progress,
+    )
+    (folder / "config.json").write_text(json.dumps(raw, indent=2))
+
+
+def write_weights(
+    folder: Path,
+    raw: Mapping[str, Any],
+    weights: Callable[[str, tuple[int, ...]], Tensor],
+    *,
+    dtype: torch.dtype = torch.bfloat16,
+    shard_bytes: int = _SHARD_BYTES,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> None:
+    """Writes the shards of a checkpoint and their index, of M3 or the Llama family. At most one shard is in memory.
+
+    Args:
+        folder: where.
+        raw: the contents of `config.json`.
+        weights: gives a tensor by our name and its shape.
+        dtype, shard_bytes, on_progress: see `write_checkpoint`.
+    """
+    config = ModelConfig.from_hf(raw)
+    shapes = {name: tuple(p.shape) for name, p in empty_decoder(config).named_parameters()}
+    sizes = {name: torch.Size(shape).numel() * _dtype(name, dtype).itemsize for name, shape in shapes.items()}
+    shards, done, weight_map = _shards(sizes, shard_bytes), 0, {}
     for number, names in enumerate(shards, start=1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        tensors = {published_name(n): weights(n, shapes[n], generator, std).to(_dtype(n, dtype)) for n in names}
+        tensors = {published_name(n, config): weights(n, shapes[n]).to(_dtype(n, dtype)).contiguous() for n in names}
         save_file(tensors, folder / file, metadata={"format": "pt"})
         weight_map.update(dict.fromkeys(tensors, file))
         done += sum(sizes[name] for name in names)
@@ -75,7 +104,6 @@ def write_checkpoint(
             on_progress(done, sum(sizes.values()))
     index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2))
-    (folder / "config.json").write_text(json.dumps(raw, indent=2))
 
 
 def _dtype(name: str, dtype: torch.dtype) -> torch.dtype:

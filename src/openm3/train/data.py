@@ -5,9 +5,9 @@ Letters: T tokens of a window.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import Self
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,6 +51,33 @@ class Position:
     epoch: int = 0
     document: int = 0
     offset: int = 0
+
+
+class Stream(Protocol):
+    """What training reads: `Windows`, or several of them in turn.
+
+    Attributes:
+        corpus: the documents.
+        window: tokens of a window.
+    """
+
+    corpus: Corpus
+    window: int
+
+    def __iter__(self) -> Iterator[Window]: ...
+
+    @property
+    def num_windows(self) -> int:
+        """How many have come."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands, as JSON has it."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from there."""
+        ...
 
 
 class Windows:
@@ -128,6 +155,19 @@ class Windows:
         self.position = position
         return self
 
+    @property
+    def num_windows(self) -> int:
+        """How many have come."""
+        return self.position.num_windows
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands, as JSON has it."""
+        return asdict(self.position)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from there."""
+        self.seek(Position(**state))
+
     def _tokens(self, at: Position) -> tuple[int, NDArray[np.int64]]:
         if self._order is None or self._order[0] != at.epoch:
             self._order = at.epoch, self.corpus.order(self.seed, at.epoch)
@@ -136,6 +176,40 @@ class Windows:
             ids = [*self._encode(self.corpus.text(document)), *self._end]
             self._held = document, np.array(ids, dtype=np.int64)
         return self._held
+
+
+class Interleaved:
+    """Several streams in turn, so that windows that come together are of different documents.
+
+    Args:
+        streams: of the same documents in different orders, with windows of one length.
+
+    Attributes:
+        corpus, window: of the streams.
+        num_windows: how many have come.
+    """
+
+    def __init__(self, streams: Sequence[Windows]) -> None:
+        self.corpus, self.window, self.num_windows = streams[0].corpus, streams[0].window, 0
+        self._streams = streams
+
+    def __iter__(self) -> Iterator[Window]:
+        return self
+
+    def __next__(self) -> Window:
+        window = next(self._streams[self.num_windows % len(self._streams)])
+        self.num_windows += 1
+        return window
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where they stand, as JSON has it."""
+        return {"num_windows": self.num_windows, "streams": [stream.state_dict() for stream in self._streams]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from there."""
+        self.num_windows = state["num_windows"]
+        for stream, its in zip(self._streams, state["streams"], strict=True):
+            stream.load_state_dict(its)
 
 
 def document_end(tokenizer: Tokenizer) -> int | None:

@@ -7,14 +7,14 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
 from openm3.errors import InputError, StoreError, TrainingError
 from openm3.train import checkpoint
-from openm3.train.data import Position, Window, Windows
+from openm3.train.data import Stream, Window
 
 METRICS, CHECKPOINTS = "metrics.jsonl", "checkpoints"
 
@@ -65,6 +65,8 @@ class Session:
         folder: of the run; made where it isn't there.
         identity: by name, everything that the figures depend on: options, data, model. JSON can hold it.
         resume: go on from the folder's newest checkpoint; from the beginning if there is none.
+        writes: whether this process writes the folder: the first one of several that learn together, in which all do
+            the same steps and are asked for their state together.
 
     Attributes:
         step: how many steps are done.
@@ -79,13 +81,15 @@ class Session:
     def __init__(
         self,
         learner: Learner,
-        windows: Windows,
+        windows: Stream,
         config: SessionConfig,
         folder: Path,
         *,
         identity: Mapping[str, Any],
         resume: bool = False,
+        writes: bool = True,
     ) -> None:
+        self._writes = writes
         self.learner, self.windows, self.config, self.folder = learner, windows, config, folder
         self.step, self.seconds, self._identity = 0, 0.0, json.loads(json.dumps(dict(identity)))
         if not resume and checkpoint.steps(self._checkpoints):
@@ -94,7 +98,8 @@ class Session:
             self._go_on(*found)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            self._cut_metrics()
+            if writes:
+                self._cut_metrics()
         except OSError as error:
             raise StoreError(f"{folder}: can't be written ({error.strerror})") from error
 
@@ -123,15 +128,16 @@ class Session:
                 return
         assert saved == self.step
 
-    def save(self) -> Path:
+    def save(self) -> None:
         """Writes a checkpoint of the steps that are done."""
         state = {
             "identity": json.dumps(self._identity),
-            "position": asdict(self.windows.position),
+            "data": self.windows.state_dict(),
             "seconds": self.seconds,
             "learner": self.learner.state_dict(),
         }
-        return checkpoint.save(self._checkpoints, self.step, state)
+        if self._writes:
+            checkpoint.save(self._checkpoints, self.step, state)
 
     def rows(self) -> list[Row]:
         """The metrics of all steps."""
@@ -143,15 +149,17 @@ class Session:
 
     def _do_step(self) -> Row:
         started = time.perf_counter()
-        position = self.windows.position
+        num_before = self.windows.num_windows
         windows = list(islice(self.windows, self.config.accumulate))
         figures = self.learner.step(windows)
         self.step += 1
         self.seconds += time.perf_counter() - started
         if (name := _not_finite(figures)) is not None:
-            raise TrainingError(self._what_broke(name, position, windows))
+            raise TrainingError(self._what_broke(name, num_before + 1, windows))
         tokens = self.step * self.config.accumulate * self.windows.window
         row = {"step": self.step, "tokens": tokens, "seconds": round(self.seconds, 3), **figures}
+        if not self._writes:
+            return row
         try:
             with open(self.folder / METRICS, "a") as file:
                 file.write(json.dumps(row) + "\n")
@@ -164,7 +172,7 @@ class Session:
     def _go_on(self, step: int, state: Mapping[str, Any]) -> None:
         _check_same(json.loads(state["identity"]), self._identity)
         self.learner.load_state_dict(state["learner"])
-        self.windows.seek(Position(**state["position"]))
+        self.windows.load_state_dict(state["data"])
         self.step, self.seconds = step, state["seconds"]
 
     def _cut_metrics(self) -> None:
@@ -175,11 +183,10 @@ class Session:
         beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
         os.replace(beside, path)
 
-    def _what_broke(self, name: str, position: Position, windows: Sequence[Window]) -> str:
+    def _what_broke(self, name: str, first: int, windows: Sequence[Window]) -> str:
         corpus = self.windows.corpus
         files = list(dict.fromkeys(corpus.name(document) for window in windows for document in window.documents))
         shown = ", ".join(files[:3]) + (f" and {len(files) - 3} more" if len(files) > 3 else "")
-        first = position.num_windows + 1
         which = f"window {first}" if len(windows) == 1 else f"windows {first} to {first + len(windows) - 1}"
         return (
             f"step {self.step}: {name} is not a number any more, in {which} of the data ({shown}); "
