@@ -33,6 +33,7 @@ class ScriptedLLM:
     identity: str = "0123456789abcdef"
     max_context: int = 1000
     has_thinking_modes: bool = False
+    can_see: bool = False
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())

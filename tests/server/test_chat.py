@@ -6,6 +6,7 @@ from typing import Any
 
 import httpx
 import pytest
+import requests
 from openai import AsyncOpenAI, BadRequestError, OpenAI
 
 from helpers.live_server import live_server
@@ -179,3 +180,39 @@ def test_a_prompt_over_the_window_is_refused_before_a_stream_begins(client: Open
         client.chat.completions.create(model="default", messages=messages, stream=stream)
     assert (caught.value.param, caught.value.code) == ("messages", "context_length_exceeded")
     assert caught.value.response.json()["base_resp"]["status_code"] == 1039
+
+
+def test_the_published_example_of_use(server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The article's example of section 7.3, word for word but for the base URL."""
+    # fmt: off
+    API_KEY = "your-api-key"
+    BASE_URL = f"{server}/v1"
+
+    headers = {
+        "Authorization": f"Bearer {API_KEY}",
+        "Content-Type": "application/json"
+    }
+
+    # Code generation request
+    payload = {
+        "model": "minimax-m3",
+        "messages": [
+            {
+                "role": "user",
+                "content": "Write a Python function to implement binary search"
+            }
+        ],
+        "max_tokens": 1000,
+        "temperature": 0.7
+    }
+
+    response = requests.post(
+        f"{BASE_URL}/chat/completions",
+        headers=headers,
+        json=payload
+    )
+
+    print(response.json())
+    # fmt: on
+
+    assert "'content': 'Hello, world!'" in capsys.readouterr().out

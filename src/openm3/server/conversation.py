@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from openm3.engine.prompt import Prompt
+from openm3.errors import InputError
+from openm3.model.vision_source import MAX_IMAGE_BYTES
 from openm3.server.answer import Answer, renamed
+from openm3.server.fetch import fetch
 from openm3.server.routes.models import check_model
 from openm3.server.schema.chat import ChatRequest, Message
 
 if TYPE_CHECKING:
     from openm3.server.backend import Backend
+
+
+MAX_FETCHED = 16
+_MAX_BYTES = {"image_url": MAX_IMAGE_BYTES, "video_url": 50_000_000}  # the published API's limits
 
 
 @dataclass
@@ -62,13 +69,32 @@ async def encode(service: Backend, asked: ChatRequest, fields: Mapping[str, str]
     """The prompt that a conversation is; the arguments and errors are those of `converse`."""
     llm = service.llm
     check_model(asked.model, llm)
+    messages = [message.for_template(inline=asked.reasoning_split is False) for message in asked.messages]
     with renamed(_fields(asked, fields)):
+        if llm.can_see:
+            await _fetch_media(messages)
         return await asyncio.to_thread(
             llm.encode_chat,
-            [message.for_template(inline=asked.reasoning_split is False) for message in asked.messages],
+            messages,
             tools=asked.offered_tools(),
             thinking_mode=asked.thinks[0],
         )
+
+
+async def _fetch_media(messages: Sequence[Mapping[str, Any]]) -> None:
+    """Puts the images and videos themselves where messages have their addresses."""
+    num_fetched = 0
+    for i, message in enumerate(messages):
+        content = message["content"]
+        for j, part in enumerate(content if isinstance(content, list) else ()):
+            max_bytes = _MAX_BYTES.get(part["type"])
+            if max_bytes is None or not part[part["type"]]["url"].startswith(("http://", "https://")):
+                continue
+            medium, field = part[part["type"]], f"messages[{i}].content[{j}].{part['type']}"
+            num_fetched += 1
+            if num_fetched > MAX_FETCHED:
+                raise InputError(field, f"at most {MAX_FETCHED} addresses are fetched for a request; send data URLs")
+            medium["url"] = await fetch(medium["url"], max_bytes=max_bytes, field=field)
 
 
 def _fields(asked: ChatRequest, fields: Mapping[str, str]) -> dict[str, str]:

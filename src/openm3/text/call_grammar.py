@@ -141,8 +141,7 @@ class _M3Calls(_Calls):
 
     def _elements(self, schema: Schema, root: Schema) -> str:
         """An object's properties, each between its tags."""
-        required = schema.get("required") or ()
-        properties = schema.get("properties") or {}
+        required, properties = _given(schema, "required", list, []), _given(schema, "properties", dict, {})
         return " ".join(
             f"({self._element(name, each, root)}){'' if name in required else '?'}"
             for name, each in properties.items()
@@ -173,8 +172,7 @@ class _M3Calls(_Calls):
             case "object":
                 return f"{self._elements(schema, root)} {self._tag}"
             case "array":
-                items = schema.get("items")
-                item = self._element("item", items if isinstance(items, Mapping) else {}, root)
+                item = self._element("item", _given(schema, "items", dict, {}), root)
                 return f"({item}){_count(schema, 'minItems', 'maxItems')} {self._tag}"
             case "string":
                 if "pattern" in schema:
@@ -205,10 +203,10 @@ def _options(schema: Schema) -> list[Schema]:
         if isinstance(schema.get(key), list):
             options = [option for option in schema[key] if isinstance(option, Mapping)]
             return [each for option in options if option.get("type") != "null" for each in _options(option)] or [{}]
-    if isinstance(schema.get("allOf"), list):
-        if len(schema["allOf"]) != 1:
+    if parts := _given(schema, "allOf", list, []):
+        if len(parts) != 1 or not isinstance(parts[0], Mapping):
             raise InputError("tools", "allOf with several schemas can't be kept to; write them as one")
-        return _options(schema["allOf"][0])
+        return _options(parts[0])
     if isinstance(schema.get("type"), list):
         return [{**schema, "type": each} for each in schema["type"] if each != "null"] or [{}]
     return [schema]
@@ -216,13 +214,25 @@ def _options(schema: Schema) -> list[Schema]:
 
 def _values(schema: Schema) -> list[Any] | None:
     """The values that a schema lists, if it does."""
-    return [schema["const"]] if "const" in schema else schema.get("enum")
+    return [schema["const"]] if "const" in schema else _given(schema, "enum", list, None)
 
 
 def _count(schema: Schema, least: str, most: str) -> str:
     """How often something comes: a suffix in the notation of grammars and of regular expressions."""
-    low, high = schema.get(least, 0), schema.get(most)
+    low, high = _given(schema, least, int, 0), _given(schema, most, int, None)
     return f"{{{low},{'' if high is None else high}}}" if low or high is not None else "*"
+
+
+def _given(schema: Schema, key: str, kind: type, default: Any) -> Any:
+    """What a schema says under a key.
+
+    Raises:
+        InputError: it is of another type than JSON Schema has there.
+    """
+    value = schema.get(key, default)
+    if value is not default and not isinstance(value, kind):
+        raise InputError("tools", f"{key!r} in a schema of arguments can't be {json.dumps(value)[:50]}")
+    return value
 
 
 def _literal(text: str) -> str:

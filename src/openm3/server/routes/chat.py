@@ -15,7 +15,7 @@ from openm3.server.body import JsonRoute
 from openm3.server.conversation import converse
 from openm3.server.schema import chat
 from openm3.server.schema import chat_answer as said
-from openm3.server.schema.response import ErrorResponse, Usage
+from openm3.server.schema.response import ErrorResponse, Usage, documented
 from openm3.server.wording import ChunkWording, Piece, content_logprobs
 from openm3.text import parse
 
@@ -31,7 +31,7 @@ def router(service: Backend) -> APIRouter:
     @routes.post(
         "/v1/chat/completions",
         response_model=said.ChatCompletion,
-        responses={"4XX": {"model": ErrorResponse}, "5XX": {"model": ErrorResponse}},
+        responses=documented(ErrorResponse, streams=True),
     )
     async def create(asked: chat.ChatRequest, request: Request) -> Response:
         """Answers the last message; with `stream`, as server-sent events."""

@@ -15,7 +15,7 @@ from openm3.server.answer import Answer, respond
 from openm3.server.body import JsonRoute
 from openm3.server.routes.models import check_model
 from openm3.server.schema import completions
-from openm3.server.schema.response import ErrorResponse, Usage
+from openm3.server.schema.response import ErrorResponse, Usage, documented
 from openm3.server.wording import ChunkWording, Piece, finite, readable
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def router(service: Backend) -> APIRouter:
     @routes.post(
         "/v1/completions",
         response_model=completions.Completion,
-        responses={"4XX": {"model": ErrorResponse}, "5XX": {"model": ErrorResponse}},
+        responses=documented(ErrorResponse, streams=True),
     )
     async def create(asked: completions.CompletionRequest, request: Request) -> Response:
         """Goes on with each prompt; with `stream`, as server-sent events."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from fastapi import APIRouter, Request, Response
@@ -17,7 +17,7 @@ from openm3.server.errors import ApiError
 from openm3.server.from_messages import as_chat
 from openm3.server.schema import messages_answer as said
 from openm3.server.schema.messages import CountRequest, MessagesRequest
-from openm3.server.schema.response import AnthropicError, FinishReason, Usage
+from openm3.server.schema.response import AnthropicError, FinishReason, Usage, documented
 from openm3.server.wording import Piece, Wording, sent_event
 from openm3.text.parse import ToolCall
 
@@ -34,7 +34,6 @@ _STOP_REASONS: dict[FinishReason, said.StopReason] = {
 def router(service: Backend) -> APIRouter:
     """The endpoints of the Anthropic API."""
     routes = APIRouter(route_class=JsonRoute)
-    failures: dict[int | str, dict[str, Any]] = {"4XX": {"model": AnthropicError}, "5XX": {"model": AnthropicError}}
 
     async def create(asked: MessagesRequest, request: Request) -> Response:
         """Answers the last message; with `stream`, as server-sent events."""
@@ -48,8 +47,8 @@ def router(service: Backend) -> APIRouter:
 
     for base in ("", "/anthropic"):
         path = f"{base}/v1/messages"
-        routes.post(path, response_model=said.Message, responses=failures)(create)
-        routes.post(f"{path}/count_tokens", responses=failures)(count)
+        routes.post(path, response_model=said.Message, responses=documented(AnthropicError, streams=True))(create)
+        routes.post(f"{path}/count_tokens", responses=documented(AnthropicError))(count)
     return routes
 
 

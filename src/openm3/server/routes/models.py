@@ -9,7 +9,7 @@ from fastapi import APIRouter
 
 from openm3.server.errors import ApiError
 from openm3.server.schema.models import Model, ModelList
-from openm3.server.schema.response import ErrorResponse
+from openm3.server.schema.response import ErrorResponse, documented
 
 if TYPE_CHECKING:
     from openm3.engine.llm import LLM
@@ -42,7 +42,7 @@ def router(service: Backend) -> APIRouter:
         return ModelList(data=[served])
 
     # A model's name may hold slashes, as ids of the Hugging Face hub do.
-    @routes.get("/v1/models/{name:path}", responses={404: {"model": ErrorResponse}})
+    @routes.get("/v1/models/{name:path}", responses=documented(ErrorResponse))
     async def get_model(name: str) -> Model:
         """Describes the served model."""
         check_model(name, llm)

@@ -18,7 +18,7 @@ from openm3.server.from_responses import as_chat
 from openm3.server.response_store import ResponseStore
 from openm3.server.schema import responses_answer as said
 from openm3.server.schema.chat_answer import ContentLogprob
-from openm3.server.schema.response import ErrorResponse, Usage
+from openm3.server.schema.response import ErrorResponse, Usage, documented
 from openm3.server.schema.responses import (
     CallItem,
     MessageItem,
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 def router(service: Backend, store: ResponseStore) -> APIRouter:
     """The endpoints of responses."""
     routes = APIRouter(route_class=JsonRoute)
-    failures: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorResponse}, "5XX": {"model": ErrorResponse}}
+    failures = documented(ErrorResponse)
 
-    @routes.post("/v1/responses", response_model=said.Response, responses=failures)
+    @routes.post("/v1/responses", response_model=said.Response, responses=documented(ErrorResponse, streams=True))
     async def create(asked: ResponsesRequest, request: Request, caller: CurrentCaller) -> Response:
         """Goes on with a conversation; with `stream`, as server-sent events."""
         before: tuple[Any, ...] = ()

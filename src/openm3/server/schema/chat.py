@@ -27,7 +27,7 @@ THINK_BEGIN, THINK_END = "<think>", "</think>"
 
 
 class Image(RequestModel):
-    """`url` is a data URL; nothing is fetched."""
+    """`url` is a data URL, or an address that is fetched if everybody can reach it."""
 
     url: str
     detail: str | None = None
@@ -35,7 +35,7 @@ class Image(RequestModel):
 
 
 class Video(RequestModel):
-    """`url` is a data URL; nothing is fetched. `fps` frames of a second are looked at."""
+    """`url` is that of an image. `fps` frames of a second are looked at."""
 
     url: str
     fps: float | None = None

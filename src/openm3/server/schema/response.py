@@ -87,3 +87,17 @@ class AnthropicError(BaseModel):
     error: AnthropicDetail
     request_id: str
     base_resp: BaseResp
+
+
+def documented(failure: type[BaseModel], *, streams: bool = False) -> dict[int | str, dict[str, Any]]:
+    """What the API's document says of an endpoint's answers besides its response model."""
+    failures: dict[int | str, dict[str, Any]] = {"4XX": {"model": failure}, "5XX": {"model": failure}}
+    if not streams:
+        return failures
+    event = {
+        "type": "object",
+        "properties": {"event": {"type": "string"}, "data": {"type": "string"}},
+        "required": ["data"],
+    }
+    events = {"text/event-stream": {"schema": event}}
+    return {200: {"description": "The answer, or with `stream` its events.", "content": events}, **failures}
