@@ -62,7 +62,7 @@ def create_app(backend: Backend | None, settings: Settings | None = None) -> Fas
     app = FastAPI(title="OpenM3", version=openm3.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.front = front
     # Those added last are the outer ones.
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_s=settings.body_s, others=extras.body_limits)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_s=settings.body_s)
     if accounts:
         app.add_middleware(Access, accounts=accounts)
     app.add_middleware(RequestWatch, metrics=metrics, log_prompts=settings.log_prompts)

@@ -153,10 +153,7 @@ class Measurement:
             prefix_cache=False,
             speculation="off",
         )
-        llm = LLM(self._path, config)
-        if method.sparse not in (None, llm.config.sparse):
-            raise InputError("budgets", f"{method} can't be asked of this model, which reads {llm.config.sparse}")
-        return llm
+        return LLM(self._path, config)
 
     def _windows(self, llm: LLM, corpus: Corpus) -> list[list[int]]:
         end = document_end(llm.tokenizer)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from openm3.engine.llm import LLM
     from openm3.server.backend import Backend
 
-ALIASES = ("default", "minimax-m3")
+ALIASES = ("default", "minimax-m3", "m3-pro")
 """What clients may call the served model that don't know its name, in any case of letters."""
 
 
