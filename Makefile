@@ -2,18 +2,22 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test postgres lint types format bench asan serve clean
+.PHONY: demo test postgres chromium lint types format bench asan serve clean
 
 demo: .venv/serve  ## fetch the default model and ask it about this repository's own source
 	$(BIN)/openm3 ask --context src/openm3/engine/scheduler.py --context src/openm3/engine/pages.py \
 		--max-tokens 120 "What does this program do?"
 
-test: .venv/dev postgres lint types  ## everything that CI runs
+test: .venv/dev postgres chromium lint types  ## everything that CI runs
 	$(BIN)/python -m pytest
 
 postgres:  ## what the tests need beside Python; they start a server of their own
 	@ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || \
 		(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends postgresql)
+
+chromium:  ## the browser in which the console is tested
+	@command -v chromium >/dev/null || \
+		(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium)
 
 lint: .venv/dev
 	$(BIN)/ruff check

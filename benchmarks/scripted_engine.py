@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+from openm3.engine.fairness import Share
 from openm3.engine.output import Delta, FinishReason, Progress
 from openm3.engine.params import SamplingParams
 from openm3.engine.prompt import Prompt
@@ -42,7 +43,7 @@ class ScriptedEngine:
         pool = SimpleNamespace(num_free=PAGES, num_pages=PAGES)
         return SimpleNamespace(running=self._running, waiting=self._waiting, pool=pool)
 
-    def add(self, prompt: Prompt | Sequence[int], params: SamplingParams) -> Any:
+    def add(self, prompt: Prompt | Sequence[int], params: SamplingParams, share: Share) -> Any:
         self._count += 1
         request = _Running(f"request-{self._count}", params.max_tokens or 16)
         self._waiting.append(request)

@@ -12,7 +12,7 @@ from fastapi import Request, Response
 from pydantic import BaseModel
 
 from openm3.engine.fairness import Share
-from openm3.engine.output import Compacted, Delta, FinishReason, Stats, TokenLogprob
+from openm3.engine.output import Compacted, Delta, FinishReason, Progress, Stats, TokenLogprob
 from openm3.engine.params import SamplingParams
 from openm3.engine.prompt import Prompt
 from openm3.errors import InputError
@@ -44,6 +44,7 @@ class Answer:
         prompts, params: what is asked.
         fields: as in `renamed`.
         one_call: a choice ends with its first tool call.
+        progress: what has been read of the prompts is told too.
     """
 
     def __init__(
@@ -54,9 +55,10 @@ class Answer:
         fields: Mapping[str, str],
         *,
         one_call: bool = False,
+        progress: bool = False,
     ) -> None:
         self._service, self._prompts, self._params = service, prompts, params
-        self._fields, self._one_call = fields, one_call
+        self._fields, self._one_call, self._progress = fields, one_call, progress
         self._num_prompt = sum(len(prompt.ids if isinstance(prompt, Prompt) else prompt) for prompt in prompts)
         self._num_generated = self._num_thought = self._num_dropped = 0
         self._num_cached: dict[int, int] = {}  # by prompt: of the choice that was first to end
@@ -116,6 +118,8 @@ class Answer:
                 if not opened:
                     opened = True
                     yield Piece(index)
+                if isinstance(event, Progress) and self._progress:
+                    yield Piece(index, progress=(event.num_read, event.num_prompt))
                 if isinstance(event, Compacted):
                     self._num_dropped += sum(span.stop - span.start for span in event.dropped)
                 if not isinstance(event, Delta):

@@ -16,10 +16,10 @@ from openm3.server.body import BodyLimit
 from openm3.server.boundary import RequestBoundary
 from openm3.server.callers import SECURITY
 from openm3.server.extras import Extras
-from openm3.server.gate import Gate
+from openm3.server.gate import Doorkeeper, Gate
 from openm3.server.metrics import Metrics
 from openm3.server.response_store import ResponseStore
-from openm3.server.routes import chat, completions, health, messages, models, relayed, responses, usage
+from openm3.server.routes import chat, completions, console, health, messages, models, relayed, responses, usage
 from openm3.server.settings import Settings
 from openm3.server.upstreams.relay import Relay
 from openm3.server.watch import RequestWatch
@@ -62,6 +62,8 @@ def create_app(backend: Backend | None, settings: Settings | None = None) -> Fas
     app = FastAPI(title="OpenM3", version=openm3.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.front = front
     # Those added last are the outer ones.
+    if isinstance(front, Gate):
+        app.add_middleware(Doorkeeper, gate=front)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_s=settings.body_s)
     if accounts:
         app.add_middleware(Access, accounts=accounts)
@@ -77,6 +79,7 @@ def create_app(backend: Backend | None, settings: Settings | None = None) -> Fas
         )
     errors.install(app)
     app.include_router(health.router(front, metrics))
+    app.include_router(console.router())
     for router in (*routers, usage.router()):
         app.include_router(router, dependencies=SECURITY)
     return app

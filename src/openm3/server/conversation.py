@@ -62,7 +62,8 @@ async def converse(
             max_thinking=asked.thinks[1],
         )
     prompt = await encode(service, asked, fields)
-    return Answer(service, [prompt], params, fields, one_call=asked.parallel_tool_calls is False), prompt
+    one_call, progress = asked.parallel_tool_calls is False, bool(asked.openm3 and asked.openm3.progress)
+    return Answer(service, [prompt], params, fields, one_call=one_call, progress=progress), prompt
 
 
 async def encode(service: Backend, asked: ChatRequest, fields: Mapping[str, str] = MappingProxyType({})) -> Prompt:

@@ -7,6 +7,8 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 from openm3.engine.fairness import ALONE, Share
 from openm3.engine.output import Delta, Event
 from openm3.engine.params import SamplingParams
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from openm3.server.settings import Settings
 
 _RETRY_AFTER_S = 1
+_GENERATING = ("/completions", "/responses", "/messages")  # ends of paths
 
 
 class Gate:
@@ -56,6 +59,16 @@ class Gate:
         """How busy the backend is."""
         return self._backend.status()
 
+    def check_room(self) -> None:
+        """Refuses a request that could not even wait.
+
+        Raises:
+            ApiError: too many wait already.
+        """
+        if self._num_waiting >= self._settings.max_waiting:
+            self._metrics.refused.inc()
+            raise overloaded(self._num_waiting)
+
     @property
     def is_ready(self) -> bool:
         """Whether requests should be sent here."""
@@ -86,9 +99,7 @@ class Gate:
             InputError: the request can't be served.
             ApiError: too many wait already, or the answer takes too long.
         """
-        if self._num_waiting >= self._settings.max_waiting:
-            self._metrics.refused.inc()
-            raise overloaded(self._num_waiting)
+        self.check_room()
         tally = _Tally(self._metrics, len(prompt.ids if isinstance(prompt, Prompt) else prompt))
         deadline = asyncio.get_running_loop().time() + self._settings.request_s
         self._num_waiting += 1
@@ -118,6 +129,18 @@ class Gate:
                 self._num_waiting -= 1
             else:
                 self._num_running -= 1
+
+
+class Doorkeeper:
+    """Refuses, where there is no room, before a body is read and its tokens are counted: a flood costs little so."""
+
+    def __init__(self, app: ASGIApp, gate: Gate) -> None:
+        self._app, self._gate = app, gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"].endswith(_GENERATING):
+            self._gate.check_room()
+        await self._app(scope, receive, send)
 
 
 def overloaded(num_waiting: int) -> ApiError:

@@ -39,6 +39,7 @@ class Piece:
         calls: the tools that it calls.
         evidence: in the choice's last piece, where it was asked for.
         stop: in the choice's last piece, the stop string that ended it.
+        progress: tokens of the prompt that have been read, and all of them, where that was asked for.
     """
 
     index: int
@@ -49,11 +50,12 @@ class Piece:
     calls: tuple[ToolCall, ...] = ()
     evidence: Evidence | None = None
     stop: str | None = None
+    progress: tuple[int, int] | None = None
 
     @property
     def is_opening(self) -> bool:
         """Whether this is its choice's first piece; every other one says something or has a reason."""
-        return not (self.text or self.reasoning or self.calls or self.finish_reason)
+        return not (self.text or self.reasoning or self.calls or self.finish_reason or self.progress)
 
     @staticmethod
     def join(pieces: list[Piece]) -> Piece:

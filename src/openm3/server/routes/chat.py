@@ -82,7 +82,7 @@ class ChatWording(ChunkWording):
             logprobs=_logprobs(piece),
             finish_reason=piece.finish_reason,
         )
-        return said.ChatCompletionChunk(**self.header, choices=[choice], openm3=_evidence([piece]))
+        return said.ChatCompletionChunk(**self.header, choices=[choice], openm3=_progress(piece) or _evidence([piece]))
 
     def usage_chunk(self, usage: Usage) -> said.ChatCompletionChunk:
         return said.ChatCompletionChunk(**self.header, choices=[], usage=usage)
@@ -125,6 +125,14 @@ class ChatWording(ChunkWording):
             self._thinking.discard(piece.index)
             thought += chat.THINK_END
         return replace(piece, text=thought + piece.text, reasoning="")
+
+
+def _progress(piece: Piece) -> said.Answered | None:
+    """How far the prompt has been read, in a piece that tells that alone."""
+    if piece.progress is None:
+        return None
+    read, total = piece.progress
+    return said.Answered(progress=said.ReadingProgress(index=piece.index, read=read, total=total))
 
 
 def _evidence(pieces: Iterable[Piece]) -> said.Answered | None:

@@ -213,9 +213,14 @@ class Thinking(RequestModel):
 
 
 class Extensions(RequestModel):
-    """What the OpenAI API doesn't have. `evidence`: which parts of the messages each sentence was read from."""
+    """What the OpenAI API doesn't have.
+
+    `evidence`: which parts of the messages each sentence was read from. `progress`: a stream tells how far the messages
+    have been read.
+    """
 
     evidence: bool | None = None
+    progress: bool | None = None
 
 
 class ChatRequest(GenerationRequest):
@@ -255,6 +260,8 @@ class ChatRequest(GenerationRequest):
             raise InputError("max_tokens", "is the older name of max_completion_tokens; give one of them")
         if self.top_logprobs is not None and not self.logprobs:
             raise InputError("top_logprobs", "needs logprobs to be true")
+        if self.openm3 and self.openm3.progress and not self.stream:
+            raise InputError("openm3.progress", "needs stream to be true")
         if self.thinking is not None and self.reasoning_effort is not None:
             raise InputError("reasoning_effort", "says how hard to think, as thinking does; give one of them")
         names = [tool.function.name for tool in self.tools or ()]

@@ -99,10 +99,19 @@ class ChoiceEvidence(BaseModel):
     sentences: list[EvidenceSentence]
 
 
+class ReadingProgress(BaseModel):
+    """Tokens of the messages that have been read for a choice, and all of them."""
+
+    index: int
+    read: int
+    total: int
+
+
 class Answered(BaseModel):
     """What `openm3` in the request asked for."""
 
-    evidence: list[ChoiceEvidence]
+    evidence: list[ChoiceEvidence] | None = omitted_when_none()
+    progress: ReadingProgress | None = omitted_when_none()
 
 
 class ChatCompletion(GenerationResponse):
