@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -55,7 +57,7 @@ def postgres() -> Generator[str, None, None]:
             _wait(url, server, folder / "log")
             yield url
         finally:
-            server.send_signal(subprocess.signal.SIGQUIT)  # type: ignore[attr-defined]
+            server.send_signal(signal.SIGQUIT)  # at once: nothing is worth keeping
             server.wait(20)
 
 
@@ -67,8 +69,6 @@ def new_schema(url: str, name: str) -> str:
 
 
 def _wait(url: str, server: subprocess.Popen[bytes], log: Path) -> None:
-    import time
-
     for _ in range(300):
         assert server.poll() is None, log.read_text()
         try:

@@ -133,6 +133,10 @@ def test_a_refusal_says_what_was_used_the_limit_and_when_it_resets(served: tuple
     assert f"{used} of the 100 a day of the plan 'small' are used; the day ends in" in error["message"]
     assert 0 < int(refused.headers["retry-after"]) <= 86_400
     assert refused.headers["x-ratelimit-remaining-tokens"] == str(100 - used)
+    message = {"model": "default", "messages": CHAT["messages"], "max_tokens": 81}
+    refused = client.post("/v1/messages", json=message, headers={"x-api-key": text})
+    assert (refused.status_code, refused.json()["error"]["type"]) == (429, "rate_limit_error")
+    assert "retry-after" in refused.headers
     too_long = chat(client, text, max_tokens=82)
     assert (too_long.status_code, too_long.json()["error"]["code"]) == (400, "context_length_exceeded")
     for _ in range(4):

@@ -145,7 +145,7 @@ def test_threads_share_a_quota_to_the_token(database: Database, clock: Any) -> N
     assert (left.used_tokens, left.reserved_tokens) == (sum(granted), 0)
     assert sum(granted) <= 1000
     rest = under_test.reserve(key_id, FREE, "m", 0, 1000 - sum(granted))
-    with pytest.raises(LimitError, match="0 are left"):
+    with pytest.raises(LimitError, match=" 0 are left"):
         under_test.reserve(key_id, FREE, "m", 0, 1)
     under_test.settle(rest, FREE, 0, 1000 - sum(granted))
 
@@ -159,7 +159,7 @@ def _take(url: str, key_id: str, seed: int, told: Any) -> None:
         try:
             entry = under_test.reserve(key_id, FREE, f"m{seed}", 0, chance.randint(1, 40))
         except LimitError as error:
-            if "0 are left" in str(error):
+            if " 0 are left" in str(error):
                 break
             continue
         assert entry.answer_tokens is not None
@@ -188,7 +188,7 @@ def test_a_request_is_charged_to_the_day_on_which_it_began(database: Database, c
     clock.now = 1_772_409_590.0  # ten seconds before midnight
     key_id, under_test = key(database), ledger(database, clock)
     late = under_test.reserve(key_id, FREE, "m", 100, 900)
-    with pytest.raises(LimitError, match="0 are left.*the day ends in 10s") as refused:
+    with pytest.raises(LimitError, match=" 0 are left.*the day ends in 10s") as refused:
         under_test.reserve(key_id, FREE, "m", 1, 1)
     assert refused.value.retry_s == 10
     clock.now += 10
@@ -197,6 +197,13 @@ def test_a_request_is_charged_to_the_day_on_which_it_began(database: Database, c
     under_test.settle(fresh, FREE, 100, 200)
     assert used(under_test, key_id) == {"2026-03-01": 400, "2026-03-02": 300}
     assert under_test.allowance(key_id, FREE).tokens_left == 700
+
+
+def test_what_no_day_can_give_is_not_worth_waiting_for(database: Database, clock: Any) -> None:
+    key_id, under_test = key(database), ledger(database, clock)
+    with pytest.raises(LimitError, match="may come to 1001 tokens and 1000 are left") as refused:
+        under_test.reserve(key_id, FREE, "m", 1, 1000)
+    assert refused.value.retry_s is None
 
 
 def test_what_a_dead_process_was_granted_is_charged_once(database: Database, clock: Any) -> None:

@@ -268,7 +268,7 @@ def _admit(
             f"{plan.tokens_per_day} a day of the plan {plan.name!r} are used{running}; "
             f"the day ends in {duration(before.next_day_s)}",
             code="tokens_per_day_exceeded",
-            retry_s=before.next_day_s,
+            retry_s=before.next_day_s if least <= (plan.tokens_per_day or 0) else None,  # no day is long enough
         )
     return left - prompt_tokens if most is None else min(most, left - prompt_tokens)
 
