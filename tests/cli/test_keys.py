@@ -54,7 +54,7 @@ def test_usage_by_day_key_and_model(home: Path) -> None:
     database, plan = Database(str(home / "accounts.db")), read_plans()["plus"]
     ledger = Ledger(database, lambda: 1_772_366_400.0)
     ledger.beat()
-    ledger.settle(ledger.reserve(key["id"], plan, "m", 1000, 500), plan, 1000, 234)
+    ledger.settle(ledger.reserve(key["id"], plan, "m", 1000, 500), 1000, 234)
     database.close()
     [head, row] = run("usage").stdout.splitlines()
     assert head.split() == ["day", "key", "model", "requests", "prompt_tokens", "answer_tokens"]

@@ -27,12 +27,13 @@ def encode(text: str) -> list[int]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Thirty small documents in files and one in a subfolder; a file of bytes, and one that is ignored."""
+    """Small documents in files and one in a subfolder; a file of bytes, and one that is ignored."""
     folder = tmp_path / "data"
     (folder / "sub").mkdir(parents=True)
     for i in range(30):
         (folder / f"{i}.txt").write_text(f"<{i}>" + "abcdefg"[: i % 7] * i)
     (folder / "sub" / "deep.py").write_text("print('é')\n")
+    (folder / "state.json").write_text('{"of": "something else than datasets"}')
     (folder / "picture.png").write_bytes(b"\x89PNG\0\0")
     (folder / ".gitignore").write_text("*.log\n")
     (folder / "run.log").write_text("not this one")
@@ -49,7 +50,7 @@ def texts(corpus: Corpus) -> set[str]:
 
 def test_files_of_a_folder_are_read_and_the_rest_is_told(folder: Path) -> None:
     corpus = Corpus.read([folder])
-    assert len(corpus) == 32, "30 numbers, deep.py, .gitignore"
+    assert len(corpus) == 33, "30 numbers, deep.py, state.json, .gitignore"
     assert "print('é')\n" in texts(corpus) and "not this one" not in texts(corpus)
     assert [(Path(each.path).name, each.reason) for each in corpus.skipped] == [("picture.png", "binary")]
     assert corpus.num_bytes == sum(len(text.encode()) for text in texts(corpus))
@@ -61,8 +62,9 @@ def test_every_form_of_the_same_documents_is_the_same_data(tmp_path: Path, folde
     (tmp_path / "all.jsonl").write_text("\n\n".join(json.dumps({"text": text, "more": 1}) for text in said))
     column = pyarrow.table({"content": [*said, None]})
     pyarrow.parquet.write_table(column, tmp_path / "all.parquet", row_group_size=7)
-    saved = tmp_path / "saved"  # as datasets.save_to_disk has it
-    saved.mkdir()
+    (tmp_path / "dict" / "train").mkdir(parents=True)  # as datasets.save_to_disk has it
+    saved = tmp_path / "dict" / "train"
+    (tmp_path / "dict" / "dataset_dict.json").write_text('{"splits": ["train"]}')
     (saved / "state.json").write_text("{}")
     with (
         pyarrow.OSFile(str(saved / "data-00000-of-00001.arrow"), "wb") as file,
@@ -72,7 +74,7 @@ def test_every_form_of_the_same_documents_is_the_same_data(tmp_path: Path, folde
     others = [
         Corpus.read([tmp_path / "all.jsonl"]),
         Corpus.read([tmp_path / "all.parquet"], text_key="content"),
-        Corpus.read([saved], text_key="content"),
+        Corpus.read([tmp_path / "dict"], text_key="content"),
     ]
     first = take(Windows(corpus, encode, 64, end_id=END), 20)
     for other in others:

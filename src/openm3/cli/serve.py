@@ -67,12 +67,12 @@ def serve(host: str, port: int, load: str | None, settings: Settings, model_opti
     """
     from openm3.server import logs
     from openm3.server.accounts.access import check_host
-    from openm3.server.accounts.database import default_url
+    from openm3.server.accounts.database import default_folder, default_url
     from openm3.server.listener import Server, listen, url
 
     if settings.upstreams:
         _check_no_model()
-    settings = replace(settings, database=settings.database or default_url())
+    settings = replace(settings, database=settings.database or default_url(), data=settings.data or default_folder())
     check_host(host, settings)
 
     with listen(host, port) as listener:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from openm3.cli.train_align import align
 from openm3.cli.train_report import report
 from openm3.cli.train_run import run
 
@@ -13,5 +14,5 @@ def train() -> None:
     """Teach a model to read sparsely, and measure how well it does."""
 
 
-train.add_command(report)
-train.add_command(run)
+for command in (align, report, run):
+    train.add_command(command)

@@ -64,7 +64,7 @@ def create_app(backend: Backend | None, settings: Settings | None = None) -> Fas
     # Those added last are the outer ones.
     if isinstance(front, Gate):
         app.add_middleware(Doorkeeper, gate=front)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_s=settings.body_s)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_s=settings.body_s, others=extras.body_limits)
     if accounts:
         app.add_middleware(Access, accounts=accounts)
     app.add_middleware(RequestWatch, metrics=metrics, log_prompts=settings.log_prompts)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from fastapi import Request, Response
@@ -18,17 +19,20 @@ from openm3.server.errors import ApiError
 class BodyLimit:
     """Refuses a body of more than `max_bytes`, by its declared length at once, otherwise while it is read.
 
-    One that takes longer than `max_s` to arrive is refused too.
+    One that takes longer than `max_s` to arrive is refused too. `others` has the two limits of paths with their own.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int, max_s: float) -> None:
+    def __init__(
+        self, app: ASGIApp, max_bytes: int, max_s: float, others: Mapping[str, tuple[int, float]] = MappingProxyType({})
+    ) -> None:
         self._app = app
-        self._max_bytes, self._max_s = max_bytes, max_s
+        self._limits, self._others = (max_bytes, max_s), others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        num_bytes, deadline = 0, asyncio.get_running_loop().time() + self._max_s
+        max_bytes, max_s = self._others.get(scope["path"], self._limits)
+        num_bytes, deadline = 0, asyncio.get_running_loop().time() + max_s
         ended = False
 
         async def receive_limited() -> Message:
@@ -39,20 +43,20 @@ class BodyLimit:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
-                told = f"the body took longer than {self._max_s:g} seconds to arrive"
+                told = f"the body took longer than {max_s:g} seconds to arrive"
                 raise ApiError(408, told, code="body_too_slow") from None
             num_bytes += len(message.get("body", b""))
-            self._check(num_bytes)
+            _check(num_bytes, max_bytes)
             ended = not message.get("more_body", False)
             return message
 
-        self._check(int(Headers(scope=scope).get("content-length", "0")))
+        _check(int(Headers(scope=scope).get("content-length", "0")), max_bytes)
         await self._app(scope, receive_limited, send)
 
-    def _check(self, num_bytes: int) -> None:
-        if num_bytes > self._max_bytes:
-            message = f"the body is over the limit of {self._max_bytes} bytes"
-            raise ApiError(413, message, code="body_too_large")
+
+def _check(num_bytes: int, max_bytes: int) -> None:
+    if num_bytes > max_bytes:
+        raise ApiError(413, f"the body is over the limit of {max_bytes} bytes", code="body_too_large")
 
 
 class JsonRoute(APIRoute):

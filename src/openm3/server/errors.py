@@ -152,7 +152,8 @@ def _from_validation(failure: RequestValidationError) -> ApiError:
         location = (*location, name)
     if not location:
         return ApiError(400, "the body must be a JSON object, sent as application/json", code="invalid_body")
-    param = _path(location, failure.body)
+    # What is in the path or the query isn't in the body.
+    param = _path(location, failure.body) if error["loc"][0] == "body" else str(location[-1])
     message = error["msg"][0].lower() + error["msg"][1:]
     return ApiError(400, f"{param}: {message}", code=_CODES.get(error["type"], "invalid_value"), param=param)
 

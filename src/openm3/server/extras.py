@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 
 from openm3.server.embedders import SentenceEmbedder
-from openm3.server.routes import code, embeddings
+from openm3.server.files import FileStore
+from openm3.server.routes import code, embeddings, files
 from openm3.server.settings import Settings
 
 if TYPE_CHECKING:
     from openm3.server.backend import Backend
+
+_FORM_BYTES = 64 << 10  # of an upload, beside the file
 
 
 class Extras:
@@ -19,11 +23,21 @@ class Extras:
 
     Attributes:
         routers: the endpoints.
+        body_limits: bytes and seconds of bodies, for paths whose bodies may be larger than others.
     """
 
     def __init__(self, settings: Settings, backend: Backend | None) -> None:
         self._embedders = [SentenceEmbedder(settings.embeddings)]
         self.routers: list[APIRouter] = [embeddings.router(self._embedders)]
+        self.body_limits: dict[str, tuple[int, float]] = {}
+        if settings.data is not None:
+            store = FileStore(
+                Path(settings.data) / "files",
+                max_file_bytes=settings.max_file_bytes,
+                max_bytes=settings.max_files_bytes,
+            )
+            self.routers.append(files.router(store))
+            self.body_limits["/v1/files"] = settings.max_file_bytes + _FORM_BYTES, settings.upload_s
         if backend is not None:
             self.routers.append(code.router(backend))
 

@@ -35,6 +35,13 @@ class Settings:
         "sentence-transformers, or a hub id. It is loaded, and fetched where needed, when first asked.",
         metavar="MODEL",
     )
+    data: str | None = setting(
+        None, "Folder of uploaded files and batches.  [default: the platform's data folder]", metavar="DIR"
+    )
+    max_file_bytes: int = setting(512 << 20, "The largest file of /v1/files.", metavar="BYTES")
+    max_files_bytes: int = setting(8 << 30, "All files of a key together.", metavar="BYTES")
+    upload_s: float = setting(900.0, "The longest time for a file to arrive.", metavar="S")
+    max_batch_requests: int = setting(50_000, "Requests of a batch.", metavar="N")
     head_s: float = setting(20.0, "The longest time for the head of a request to arrive.", metavar="S")
     body_s: float = setting(60.0, "The longest time for a body to arrive.", metavar="S")
     request_s: float = setting(3600.0, "The longest time for an answer.", metavar="S")
@@ -71,6 +78,10 @@ class Settings:
             raise InputError("max_waiting", f"{self.max_waiting} is below 0")
         for name in (
             "max_body_bytes",
+            "max_file_bytes",
+            "max_files_bytes",
+            "upload_s",
+            "max_batch_requests",
             "head_s",
             "body_s",
             "request_s",

@@ -159,7 +159,7 @@ class Corpus:
 def _scan(path: Path, text_key: str, *, number: int) -> tuple[Source, NDArray[np.void]]:
     """A file and its documents, as those of source `number`."""
     beside = path.parent.iterdir() if path.name in _ABOUT_TABLES else ()
-    if any(each.suffix == ".arrow" or each.is_dir() for each in beside):
+    if any(each.suffix == ".arrow" or (each / "state.json").is_file() for each in beside):
         raise UnfitError("what datasets notes beside its tables")
     source = open_source(path, text_key)
     rows: list[tuple[int, int, int, int, int]] = []

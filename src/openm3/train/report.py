@@ -153,7 +153,10 @@ class Measurement:
             prefix_cache=False,
             speculation="off",
         )
-        return LLM(self._path, config)
+        llm = LLM(self._path, config)
+        if method.sparse not in (None, llm.config.sparse):
+            raise InputError("budgets", f"{method} can't be asked of this model, which reads {llm.config.sparse}")
+        return llm
 
     def _windows(self, llm: LLM, corpus: Corpus) -> list[list[int]]:
         end = document_end(llm.tokenizer)

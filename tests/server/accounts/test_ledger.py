@@ -98,7 +98,7 @@ def test_random_operations(database: Database, clock: Any, plan: Plan, steps: li
             tokens = round(second * min(entry.answer_tokens or 500, book.granted + WINDOW))
             if kind == "settle":
                 books.settle(book, book.prompt, tokens)
-                ledgers[process].settle(entry, plan, book.prompt, tokens)
+                ledgers[process].settle(entry, book.prompt, tokens)
             else:
                 assert ledgers[process].extend(entry, tokens) == books.extend(book, tokens)
         elif kind == "wait":
@@ -133,7 +133,7 @@ def test_threads_share_a_quota_to_the_token(database: Database, clock: Any) -> N
                 continue
             assert entry.answer_tokens is not None
             spent = (5, chance.randint(0, entry.answer_tokens))
-            under_test.settle(entry, FREE, *spent)
+            under_test.settle(entry, *spent)
             granted.append(sum(spent))
 
     threads = [threading.Thread(target=take, args=(seed,)) for seed in range(6)]
@@ -147,7 +147,7 @@ def test_threads_share_a_quota_to_the_token(database: Database, clock: Any) -> N
     rest = under_test.reserve(key_id, FREE, "m", 0, 1000 - sum(granted))
     with pytest.raises(LimitError, match=" 0 are left"):
         under_test.reserve(key_id, FREE, "m", 0, 1)
-    under_test.settle(rest, FREE, 0, 1000 - sum(granted))
+    under_test.settle(rest, 0, 1000 - sum(granted))
 
 
 def _take(url: str, key_id: str, seed: int, told: Any) -> None:
@@ -163,7 +163,7 @@ def _take(url: str, key_id: str, seed: int, told: Any) -> None:
                 break
             continue
         assert entry.answer_tokens is not None
-        under_test.settle(entry, FREE, 0, entry.answer_tokens)
+        under_test.settle(entry, 0, entry.answer_tokens)
         total += entry.answer_tokens
     told.put(total)
     told.close()
@@ -193,8 +193,8 @@ def test_a_request_is_charged_to_the_day_on_which_it_began(database: Database, c
     assert refused.value.retry_s == 10
     clock.now += 10
     fresh = under_test.reserve(key_id, FREE, "m", 100, 900)
-    under_test.settle(late, FREE, 100, 300)
-    under_test.settle(fresh, FREE, 100, 200)
+    under_test.settle(late, 100, 300)
+    under_test.settle(fresh, 100, 200)
     assert used(under_test, key_id) == {"2026-03-01": 400, "2026-03-02": 300}
     assert under_test.allowance(key_id, FREE).tokens_left == 700
 
@@ -217,7 +217,7 @@ def test_what_a_dead_process_was_granted_is_charged_once(database: Database, clo
     alive.beat()
     assert used(alive, key_id) == {"2026-03-01": 10 + 2 * WINDOW}
     assert not dead.extend(entry, 3 * WINDOW), "it was only slow, and must stop"
-    dead.settle(entry, FREE, 10, 300)
+    dead.settle(entry, 10, 300)
     assert used(alive, key_id) == {"2026-03-01": 10 + 2 * WINDOW}
 
 
@@ -226,7 +226,7 @@ def test_requests_per_minute_are_those_of_any_60_seconds(database: Database, clo
     key_id, under_test = key(database), ledger(database, clock)
     for wait in (0, 50):
         clock.now += wait
-        under_test.settle(under_test.reserve(key_id, plan, "m", 1, 1), plan, 1, 1)
+        under_test.settle(under_test.reserve(key_id, plan, "m", 1, 1), 1, 1)
     with pytest.raises(LimitError, match="may begin in 10s") as refused:
         under_test.reserve(key_id, plan, "m", 1, 1)
     assert (refused.value.code, refused.value.retry_s) == ("rate_limit_exceeded", 10)

@@ -23,7 +23,7 @@ class Account:
     """The meter of one HTTP request's caller.
 
     Attributes:
-        allowance: what was left when its limits were last looked at; None: not yet.
+        allowance: what is left, as far as is known; None: it has to be looked at.
     """
 
     def __init__(self, database: Database, ledger: Ledger, key_id: str, plan: Plan) -> None:
@@ -59,8 +59,8 @@ class Account:
 
     async def settle(self, entry: Entry, prompt_tokens: int, answer_tokens: int) -> None:
         """Charges a request with what it used."""
-        spent = (prompt_tokens, answer_tokens)
-        self.allowance = await self._database.run(self._ledger.settle, entry, self._plan, *spent)
+        self.allowance = None  # looked at again where an answer is still to be sent
+        await self._database.run(self._ledger.settle, entry, prompt_tokens, answer_tokens)
 
     async def usage(self, since: date | None, until: date | None) -> Sequence[UsageRow]:
         """What was used, by day and model, from one day to another."""
@@ -68,7 +68,7 @@ class Account:
         return await self._database.run(partial(self._ledger.usage, self._key_id, since=days[0], until=days[1]))
 
     async def look(self) -> Allowance:
-        """What is left now, or was when the last request was admitted or settled."""
+        """What is left now, or was when the request was admitted."""
         if self.allowance is None:
             self.allowance = await self._database.run(self._ledger.allowance, self._key_id, self._plan)
         return self.allowance

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,15 @@ class Allowance:
     def requests_left(self) -> int | None:
         """How many requests may begin now."""
         return _left(self.requests_per_minute, self.recent_requests)
+
+    def beside(self, reserved_tokens: int) -> Allowance:
+        """What is left beside one more request."""
+        return replace(
+            self,
+            reserved_tokens=self.reserved_tokens + reserved_tokens,
+            recent_requests=self.recent_requests + 1,
+            running_requests=self.running_requests + 1,
+        )
 
     def headers(self) -> Iterator[tuple[str, str]]:
         """The `x-ratelimit-*` headers; what has no limit has no header."""

@@ -73,13 +73,18 @@ _BUSY_MS = 30_000  # how long SQLite waits for another process that writes
 _POSTGRES_THREADS = 8
 
 
-def default_url() -> str:
-    """SQLite's file where nothing else is asked for: in `OPENM3_HOME`, else the platform's data folder for `openm3`."""
+def default_folder() -> str:
+    """Where a server's data are, if nothing else is asked for: `OPENM3_HOME`, else the platform's data folder."""
     if os.environ.get("OPENM3_HOME"):
-        return str(hub.home() / "accounts.db")
+        return str(hub.home())
     import platformdirs
 
-    return str(platformdirs.user_data_path("openm3") / "accounts.db")
+    return str(platformdirs.user_data_path("openm3"))
+
+
+def default_url() -> str:
+    """SQLite's file in that folder."""
+    return str(Path(default_folder()) / "accounts.db")
 
 
 class Database:

@@ -28,6 +28,7 @@ PREFIX = "om3_"
 _ID_BYTES = 10
 _SECRET_BYTES = 32
 _FORM = re.compile(rf"(?P<id>{PREFIX}[a-z2-7]{{16}})_[A-Za-z0-9_-]{{43}}")
+_FIND = keys.select().where(keys.c.id == sa.bindparam("key_id"))
 _NO_DIGEST = bytes(32)  # of no key: an unknown id takes as long as a wrong secret
 
 
@@ -119,7 +120,7 @@ class KeyStore:
             return None
         now, digest = self._clock(), _digest(text)
         with self._database.read() as connection:
-            row = connection.execute(keys.select().where(keys.c.id == found["id"])).one_or_none()
+            row = connection.execute(_FIND, {"key_id": found["id"]}).one_or_none()
         is_it = hmac.compare_digest(digest, row.digest if row else _NO_DIGEST)
         was_it = hmac.compare_digest(digest, (row.old_digest if row else None) or _NO_DIGEST)
         if row is None or not (is_it or (was_it and now < row.old_until)):

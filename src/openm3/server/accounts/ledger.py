@@ -17,6 +17,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from uuid import uuid4
 
 import sqlalchemy as sa
@@ -123,41 +124,36 @@ class Ledger:
         with self._locked(key_id) as connection:
             now = self._clock()
             self._sweep(connection, key_id, now)
-            old = (requests.c.settled_at.is_not(None), requests.c.started_at <= now - _MINUTE_S)
-            connection.execute(requests.delete().where(requests.c.key_id == key_id, *old))
+            connection.execute(_FORGET, {"key_id": key_id, "minute_ago": now - _MINUTE_S})
             before = _allowance(connection, key_id, plan, now)
             most = _admit(before, plan, prompt_tokens, most, answer_tokens, num_answers)
             entry_id, reserved = uuid4().hex, prompt_tokens + (most or 0)
             granted = WINDOW if most is None else min(WINDOW, most)
-            connection.execute(
-                requests.insert().values(
-                    id=entry_id,
-                    key_id=key_id,
-                    process_id=self.process_id,
-                    model=model,
-                    day=_day(now),
-                    started_at=now,
-                    reserved=reserved,
-                    prompt_tokens=prompt_tokens,
-                    granted=granted,
-                )
-            )
-            after = _allowance(connection, key_id, plan, now)
+            row = {
+                "id": entry_id,
+                "key_id": key_id,
+                "process_id": self.process_id,
+                "model": model,
+                "day": _day(now),
+                "started_at": now,
+                "reserved": reserved,
+                "prompt_tokens": prompt_tokens,
+                "granted": granted,
+            }
+            connection.execute(requests.insert(), row)
+        after = before.beside(reserved)
         return Entry(id=entry_id, key_id=key_id, answer_tokens=most, granted=granted, allowance=after)
 
     def extend(self, entry: Entry, granted: int) -> bool:
         """Grants a running request tokens up to this number; False where it was settled as that of a dead process."""
         assert entry.answer_tokens is None or granted <= entry.answer_tokens
-        running = (requests.c.id == entry.id, requests.c.settled_at.is_(None))
         with self._database.write() as connection:
-            return connection.execute(requests.update().where(*running).values(granted=granted)).rowcount == 1
+            return connection.execute(_EXTEND, {"entry_id": entry.id, "upto": granted}).rowcount == 1
 
-    def settle(self, entry: Entry, plan: Plan, prompt_tokens: int, answer_tokens: int) -> Allowance:
-        """Charges a request with what it used, once, and gives the rest back; what the key has left then."""
+    def settle(self, entry: Entry, prompt_tokens: int, answer_tokens: int) -> None:
+        """Charges a request with what it used, once, and gives the rest back."""
         with self._locked(entry.key_id) as connection:
-            now = self._clock()
-            _charge(connection, entry.id, now, (prompt_tokens, answer_tokens))
-            return _allowance(connection, entry.key_id, plan, now)
+            _charge(connection, entry.id, self._clock(), (prompt_tokens, answer_tokens))
 
     def allowance(self, key_id: str, plan: Plan) -> Allowance:
         """What a key has left, at a glance: nothing is decided by it."""
@@ -180,33 +176,28 @@ class Ledger:
 
     def sweep(self) -> None:
         """Charges the requests of dead processes, and forgets those processes."""
-        dead = sa.select(requests.c.key_id).distinct().where(*_of_dead(self._clock()))
         with self._database.read() as connection:
-            key_ids = connection.execute(dead).scalars().all()
+            key_ids = connection.execute(_KEYS_OF_DEAD, {"now": self._clock()}).scalars().all()
         for key_id in key_ids:
             with self._locked(key_id) as connection:
                 self._sweep(connection, key_id, self._clock())
-        used = sa.select(requests.c.process_id).where(requests.c.settled_at.is_(None))
-        forgotten = (processes.c.lease_until <= self._clock(), processes.c.id.not_in(used))
         with self._database.write() as connection:
-            connection.execute(processes.delete().where(*forgotten))
+            connection.execute(_FORGET_DEAD, {"now": self._clock()})
 
     @contextmanager
     def _locked(self, key_id: str) -> Generator[sa.Connection, None, None]:
         with self._database.write() as connection:
-            connection.execute(sa.select(keys.c.id).where(keys.c.id == key_id).with_for_update()).one()
+            connection.execute(_LOCK, {"key_id": key_id}).one()
             yield connection
 
     def _sweep(self, connection: sa.Connection, key_id: str, now: float) -> None:
-        dead = sa.select(requests.c.id).where(requests.c.key_id == key_id, *_of_dead(now))
-        for entry_id in connection.execute(dead).scalars().all():
+        for entry_id in connection.execute(_DEAD_OF_KEY, {"key_id": key_id, "now": now}).scalars().all():
             _charge(connection, entry_id, now)
 
     def _renew(self, lease_until: float) -> None:
         values = {"id": self.process_id, "lease_until": lease_until}
         with self._database.write() as connection:
-            insert = _insert(connection, processes).values(values)
-            connection.execute(insert.on_conflict_do_update(index_elements=["id"], set_=values))
+            connection.execute(_renewal(connection.dialect.name), values)
 
 
 def _most(plan: Plan, prompt_tokens: int, answer_tokens: int | None, num_answers: int) -> int | None:
@@ -274,59 +265,86 @@ def _admit(
 
 
 def _allowance(connection: sa.Connection, key_id: str, plan: Plan, now: float) -> Allowance:
-    today = sa.select(sa.func.coalesce(sa.func.sum(usage.c.prompt_tokens + usage.c.answer_tokens), 0)).where(
-        usage.c.key_id == key_id, usage.c.day == _day(now)
-    )
-    used = int(connection.execute(today).scalar_one())
-    is_running = requests.c.settled_at.is_(None)
-    is_recent = requests.c.started_at > now - _MINUTE_S
-    running = sa.select(
-        sa.func.coalesce(sa.func.sum(requests.c.reserved).filter(is_running, requests.c.day == _day(now)), 0),
-        sa.func.count().filter(is_running),
-        sa.func.count().filter(is_recent),
-        sa.func.min(requests.c.started_at).filter(is_recent),
-    ).where(requests.c.key_id == key_id)
-    reserved, num_running, num_recent, oldest = connection.execute(running).one()
+    values = {"key_id": key_id, "day": _day(now), "minute_ago": now - _MINUTE_S}
+    used, reserved, num_running, num_recent, oldest = connection.execute(_LEFT, values).one()
     return Allowance(
         tokens_per_day=plan.tokens_per_day,
         requests_per_minute=plan.requests_per_minute,
         concurrent_requests=plan.concurrent_requests,
-        used_tokens=used,
+        used_tokens=int(used),
         reserved_tokens=int(reserved),
         recent_requests=num_recent,
         running_requests=num_running,
-        next_request_s=0.0 if oldest is None else oldest + _MINUTE_S - now,
+        next_request_s=(now if oldest is None else oldest) + _MINUTE_S - now,
         next_day_s=_DAY_S - now % _DAY_S,
     )
 
 
 def _charge(connection: sa.Connection, entry_id: str, now: float, used: tuple[int, int] | None = None) -> None:
     """Settles a request and books what it used, or else what it was granted, unless that was done before."""
-    running = (requests.c.id == entry_id, requests.c.settled_at.is_(None))
-    settling = requests.update().where(*running).values(settled_at=now).returning(requests)
-    row = connection.execute(settling).one_or_none()
+    row = connection.execute(_SETTLE, {"entry_id": entry_id, "now": now}).one_or_none()
     if row is None:
         return
     prompt_tokens, answer_tokens = used or (row.prompt_tokens, row.granted)
-    if not prompt_tokens + answer_tokens:
-        return
-    place = {"key_id": row.key_id, "day": row.day, "model": row.model}
-    amounts = {"requests": 1, "prompt_tokens": prompt_tokens, "answer_tokens": answer_tokens}
-    insert = _insert(connection, usage).values(**place, **amounts)
-    sums = {name: usage.c[name] + amount for name, amount in amounts.items()}
-    connection.execute(insert.on_conflict_do_update(index_elements=list(place), set_=sums))
-
-
-def _of_dead(now: float) -> tuple[sa.ColumnElement[bool], ...]:
-    """What is true of the running requests whose process is dead."""
-    alive = sa.select(processes.c.id).where(processes.c.lease_until > now)
-    return (requests.c.settled_at.is_(None), requests.c.process_id.not_in(alive))
-
-
-def _insert(connection: sa.Connection, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
-    """An insertion that can say what happens where the row is there already."""
-    return sqlite.insert(table) if connection.dialect.name == "sqlite" else postgresql.insert(table)
+    if prompt_tokens + answer_tokens:
+        place = {"key_id": row.key_id, "day": row.day, "model": row.model}
+        amounts = {"requests": 1, "prompt_tokens": prompt_tokens, "answer_tokens": answer_tokens}
+        connection.execute(_booking(connection.dialect.name), place | amounts)
 
 
 def _day(now: float) -> str:
     return datetime.fromtimestamp(now, UTC).date().isoformat()
+
+
+# The statements of every request, made once: SQLAlchemy takes longer to make one than SQLite to carry it out.
+
+
+def _insert(dialect: str, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
+    """An insertion that can say what happens where the row is there already."""
+    return sqlite.insert(table) if dialect == "sqlite" else postgresql.insert(table)
+
+
+@cache
+def _booking(dialect: str) -> sa.Insert:
+    """Adds to what was used in a day."""
+    insert = _insert(dialect, usage)
+    sums = {name: usage.c[name] + insert.excluded[name] for name in ("requests", "prompt_tokens", "answer_tokens")}
+    return insert.on_conflict_do_update(index_elements=["key_id", "day", "model"], set_=sums)
+
+
+@cache
+def _renewal(dialect: str) -> sa.Insert:
+    """Sets the lease of a process."""
+    insert = _insert(dialect, processes)
+    return insert.on_conflict_do_update(index_elements=["id"], set_={"lease_until": insert.excluded.lease_until})
+
+
+_KEY: sa.BindParameter[str] = sa.bindparam("key_id")
+_DAY: sa.BindParameter[str] = sa.bindparam("day")
+_NOW: sa.BindParameter[float] = sa.bindparam("now")
+_OF_KEY, _IS_RUNNING = requests.c.key_id == _KEY, requests.c.settled_at.is_(None)
+_IS_RECENT = requests.c.started_at > sa.bindparam("minute_ago")
+_IS_DEAD = requests.c.process_id.not_in(sa.select(processes.c.id).where(processes.c.lease_until > _NOW))
+
+_LOCK = sa.select(keys.c.id).where(keys.c.id == _KEY).with_for_update()
+_USED = (
+    sa.select(sa.func.coalesce(sa.func.sum(usage.c.prompt_tokens + usage.c.answer_tokens), 0))
+    .where(usage.c.key_id == _KEY, usage.c.day == _DAY)
+    .scalar_subquery()
+)
+_LEFT = sa.select(
+    _USED,
+    sa.func.coalesce(sa.func.sum(requests.c.reserved).filter(_IS_RUNNING, requests.c.day == _DAY), 0),
+    sa.func.count().filter(_IS_RUNNING),
+    sa.func.count().filter(_IS_RECENT),
+    sa.func.min(requests.c.started_at).filter(_IS_RECENT),
+).where(_OF_KEY)
+_FORGET = requests.delete().where(_OF_KEY, ~_IS_RUNNING, ~_IS_RECENT)
+_DEAD_OF_KEY = sa.select(requests.c.id).where(_OF_KEY, _IS_RUNNING, _IS_DEAD)
+_KEYS_OF_DEAD = sa.select(requests.c.key_id).distinct().where(_IS_RUNNING, _IS_DEAD)
+_FORGET_DEAD = processes.delete().where(
+    processes.c.lease_until <= _NOW, processes.c.id.not_in(sa.select(requests.c.process_id).where(_IS_RUNNING))
+)
+_OF_ENTRY = (requests.c.id == sa.bindparam("entry_id"), _IS_RUNNING)
+_EXTEND = requests.update().where(*_OF_ENTRY).values(granted=sa.bindparam("upto"))
+_SETTLE = requests.update().where(*_OF_ENTRY).values(settled_at=_NOW).returning(requests)
