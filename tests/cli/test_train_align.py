@@ -104,6 +104,19 @@ def test_the_branch_says_what_it_was_made_from_and_is_what_the_engine_takes(alig
     assert made["figures"]["recall"] > 0.5 and "openm3" in made["command"]
 
 
+def test_its_report_reads_what_it_held_out_and_nothing_else(
+    aligned: Path, tmp_path: Path, tiny_model: Path, data: Path
+) -> None:
+    quick = ("--lengths", "128,256", "--budgets", "2,4", "--texts", "1", "--keys", "0", "--no-speed", "--device", "cpu")
+    given = ["train", "report", str(tiny_model), "--index-branch", str(aligned), "--data", str(data), *quick]
+    done = CliRunner().invoke(openm3, [*given, "--held-out", "0.05", "--out", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "report.json").read_text())
+    assert found["data"]["text"]["digest"] == found["branch"]["made"]["data"]["held_out_digest"]
+    done = CliRunner().invoke(openm3, [*given, "--held-out", "0.3", "--out", str(tmp_path)])
+    assert str(done.exception).startswith("--held-out: these are not the texts that training held out, which were 0.05")
+
+
 def test_the_same_command_gives_the_same_branch(aligned: Path, tmp_path: Path, tiny_model: Path, data: Path) -> None:
     run(tiny_model, data, tmp_path / "again")
     assert rows(tmp_path / "again") == rows(aligned)

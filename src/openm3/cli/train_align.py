@@ -165,7 +165,14 @@ def align(
     _run(session)
     made = {
         "model": aligner.llm.name,
-        "data": {"digest": corpus.digest, "documents": len(corpus), "bytes": corpus.num_bytes, "held_out": held_out},
+        "data": {
+            "paths": list(data),
+            "documents": len(corpus),
+            "bytes": corpus.num_bytes,
+            "digest": corpus.digest,
+            "held_out": held_out,
+            "held_out_digest": kept.digest,
+        },
         "accumulate": accumulate,
         "command": shlex.join(["openm3", *sys.argv[1:]]),
         "openm3": __version__,

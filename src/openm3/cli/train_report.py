@@ -11,8 +11,10 @@ from openm3 import hub
 from openm3.cli.ask import tell_skipped
 from openm3.cli.options import named_options, numbers
 from openm3.cli.progress import Progress
+from openm3.errors import InputError
 
 if TYPE_CHECKING:
+    from openm3.model.sidecar import Sidecar
     from openm3.train.corpus import Corpus
 
 _LONGEST = 8192  # of the lengths that are measured when nobody says which
@@ -116,7 +118,10 @@ def report(
         dtype=dtype,
         device=device,
     )
-    measurement = Measurement(path, _corpora(data, text_key, held_out), config)
+    corpora, digest = _corpora(data, text_key, held_out)
+    measurement = Measurement(path, corpora, config)
+    if held_out:
+        _check_held_out(measurement.sidecar, digest)
     with Progress("measuring", "tokens", measurement.num_tokens) as progress:
         measured = measurement.run(lambda done, what: progress.update(done, note=what))
     if not pictures.can_draw():
@@ -127,8 +132,8 @@ def report(
         click.echo(written)
 
 
-def _corpora(paths: tuple[str, ...], text_key: str, held_out: float) -> dict[str, Corpus]:
-    """What each path has, or of it what was held out of all of them together."""
+def _corpora(paths: tuple[str, ...], text_key: str, held_out: float) -> tuple[dict[str, Corpus], str]:
+    """What each path has, or of it what was held out of all of them together; and the digest of that."""
     from openm3.train.corpus import Corpus
 
     whole = Corpus.read(paths, text_key=text_key)
@@ -137,6 +142,17 @@ def _corpora(paths: tuple[str, ...], text_key: str, held_out: float) -> dict[str
     unique = names if len(set(names)) == len(names) else paths
     parts = {name: Corpus.read([path], text_key=text_key) for name, path in zip(unique, paths, strict=True)}
     if not held_out:
-        return parts
+        return parts, whole.digest
     _, rest = whole.split(held_out)
-    return {name: part.among(rest) for name, part in parts.items()}
+    return {name: part.among(rest) for name, part in parts.items()}, rest.digest
+
+
+def _check_held_out(sidecar: Sidecar | None, digest: str) -> None:
+    """Refuses texts that are not those which the branch's own training held out."""
+    made = {} if sidecar is None else sidecar.made.get("data", {})
+    if made.get("held_out_digest", digest) != digest:
+        raise InputError(
+            "held_out",
+            f"these are not the texts that training held out, which were {made['held_out']} of "
+            f"{', '.join(made['paths'])}; give the same share and data",
+        )

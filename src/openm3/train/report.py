@@ -91,6 +91,7 @@ class Measurement:
 
     Attributes:
         methods: what is compared.
+        sidecar: the index branch beside the model, where there is one.
         num_tokens: how many tokens will be read.
 
     Raises:
@@ -99,7 +100,7 @@ class Measurement:
 
     def __init__(self, path: Path, corpora: Mapping[str, Corpus], config: ReportConfig) -> None:
         self.config, self._path, self._done = config, path, 0
-        self._sidecar: Sidecar | None = None
+        self.sidecar: Sidecar | None = None
         self.methods = self._choose_methods()
         llm = self._load(self.methods[0])
         self._texts = {name: self._windows(llm, corpus) for name, corpus in corpora.items()}
@@ -135,7 +136,7 @@ class Measurement:
             return [Method("branch", base.config.index.sparse)]
         branched = open_model(self._path, EngineConfig(index_branch=self.config.index_branch, attention="sparse"))
         if isinstance(branched, AlignedCheckpoint):
-            self._sidecar = branched.sidecar
+            self.sidecar = branched.sidecar
         index = branched.config.index
         sparse = SparseConfig() if index is None else index.sparse
         budgets = [replace(sparse, index_topk_blocks=blocks) for blocks in self.config.budgets]
@@ -164,7 +165,7 @@ class Measurement:
         return [window.ids_T.tolist() for window in islice(windows, self.config.num_texts)]
 
     def _describe(self, llm: LLM, corpora: Mapping[str, Corpus]) -> Report:
-        sidecar, runner = self._sidecar, llm.engine.runner
+        sidecar, runner = self.sidecar, llm.engine.runner
         return {
             "date": datetime.date.today().isoformat(),
             "model": llm.name,
