@@ -23,7 +23,7 @@ from openm3.server.errors import as_api_error
 from openm3.server.routes.models import check_model
 from openm3.server.schema import code
 from openm3.server.schema.chat import ChatRequest
-from openm3.server.schema.response import CompletionDetails, ErrorResponse, PromptDetails, Usage
+from openm3.server.schema.response import CompletionDetails, ErrorResponse, PromptDetails, Usage, documented
 from openm3.server.wording import Piece, sent_event
 
 if TYPE_CHECKING:
@@ -39,9 +39,10 @@ def router(service: Backend) -> APIRouter:
     """The endpoints that write code with the served model and review it with analysers."""
     routes = APIRouter(route_class=JsonRoute)
     analysers = Analysers()
-    errors: dict[int | str, dict[str, Any]] = {"4XX": {"model": ErrorResponse}, "5XX": {"model": ErrorResponse}}
 
-    @routes.post("/v1/code/generate", response_model=code.CodeGeneration, responses=errors)
+    @routes.post(
+        "/v1/code/generate", response_model=code.CodeGeneration, responses=documented(ErrorResponse, streams=True)
+    )
     async def generate(asked: code.GenerateRequest, request: Request) -> Response:
         """Writes files; with `stream`, as server-sent events, the last of which is the whole."""
         answer = await _begin(service, asked)
@@ -53,7 +54,7 @@ def router(service: Backend) -> APIRouter:
         await events.aclose()
         return Response(first, media_type="application/json")
 
-    @routes.post("/v1/code/review", response_model=code.CodeReview, responses=errors)
+    @routes.post("/v1/code/review", response_model=code.CodeReview, responses=documented(ErrorResponse))
     async def review(asked: code.ReviewRequest, request: Request) -> Response:
         """Says what is wrong with files."""
         check_model(asked.model, service.llm)

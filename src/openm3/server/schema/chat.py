@@ -224,7 +224,10 @@ class Extensions(RequestModel):
 
 
 class ChatRequest(GenerationRequest):
-    """A conversation to go on with."""
+    """A conversation to go on with.
+
+    `safety_identifier` says who asks, and prefixes are known without `prompt_cache_key`: both change nothing.
+    """
 
     messages: Annotated[list[Message], Field(min_length=1)]
     max_completion_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -236,6 +239,8 @@ class ChatRequest(GenerationRequest):
     reasoning_effort: Annotated[Effort | None, Only] = None
     parallel_tool_calls: bool | None = None
     reasoning_split: bool | None = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
     openm3: Extensions | None = None
 
     modalities: Annotated[list[Literal["text"]] | None, Only] = None
@@ -247,10 +252,8 @@ class ChatRequest(GenerationRequest):
     metadata: Unsupported = None
     moderation: Unsupported = None
     prediction: Unsupported = None
-    prompt_cache_key: Unsupported = None
     prompt_cache_options: Unsupported = None
     prompt_cache_retention: Unsupported = None
-    safety_identifier: Unsupported = None
     verbosity: Unsupported = None
     web_search_options: Unsupported = None
 
