@@ -80,6 +80,7 @@ class ScriptedLLM:
     name: str = "scripted"
     identity: str = "0123456789abcdef"
     max_context: int = 1 << 20
+    can_see: bool = False
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())

@@ -78,6 +78,7 @@ function showEvidence(turn, sentences, total) {
     strip.append(button);
   }
   turn.querySelector(".evidence").hidden = false;
+  turn.scrollIntoView({ block: "end" });
 }
 
 function showBlock(turn, button, block) {
@@ -87,8 +88,9 @@ function showBlock(turn, button, block) {
   const figure = turn.querySelector("figure");
   figure.hidden = isOpen;
   const places = block.sources.map((source) => `lines ${source.first_line} to ${source.last_line}`);
-  figure.querySelector("figcaption").textContent = [...places, `${block.weight.toFixed(1)} times its usual share`].join(", ");
+  figure.querySelector("figcaption").textContent = [...places, `${Math.round(100 * block.weight)}% of what a sentence was read from`].join(", ");
   figure.querySelector("pre").textContent = block.text;
+  figure.scrollIntoView({ block: "nearest" });
 }
 
 async function answer(turn, signal) {
@@ -97,6 +99,8 @@ async function answer(turn, signal) {
     messages,
     stream: true,
     max_tokens: LONGEST_ANSWER,
+    temperature: 0.2,
+    frequency_penalty: 0.5, // small models repeat themselves without it
     stream_options: { include_usage: true },
     openm3: { evidence: at("evidence").checked, progress: true },
   };
