@@ -11,13 +11,14 @@ from typing import Any
 import httpx
 import pytest
 
-from helpers.live_server import live_server
+from helpers.live_server import eventually, live_server
 from helpers.scripted import ScriptedService
 from openm3.engine.fairness import Share
 from openm3.errors import InputError
 from openm3.server.accounts.access import check_host
-from openm3.server.accounts.database import Database
+from openm3.server.accounts.database import Database, processes
 from openm3.server.accounts.keys import KeyStore
+from openm3.server.accounts.ledger import WINDOW, Ledger
 from openm3.server.app import create_app
 from openm3.server.settings import Settings
 
@@ -182,6 +183,39 @@ def test_a_stream_that_is_left_pays_what_was_generated(database: Database, datab
         left = 100 - data[0]["total_tokens"]
         report = client.get("/v1/usage", headers=bearer(text)).json()
         assert report["tokens_per_day"]["remaining"] == left, "the rest was given back"
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_server_that_was_taken_for_dead_stops_its_answers(database: Database, database_url: str, plans: str) -> None:
+    _, text = KeyStore(database).create(name="", plan="small")
+    service = ScriptedService(tokens=["x"] * 80, delay_s=0.02)
+    with live_server(service, database=database_url, plans=plans) as url, httpx.Client(base_url=url) as client:
+        body = CHAT | {"stream": True, "max_tokens": 80}
+        with client.stream("POST", "/v1/chat/completions", json=body, headers=bearer(text)) as stream:
+            lines = stream.iter_lines()
+            next(lines)
+            with database.write() as connection:
+                connection.execute(processes.update().values(lease_until=0.0))
+            Ledger(database).sweep()
+            rest = "\n".join(lines)
+        assert '"code":"reservation_lost"' in rest and "[DONE]" not in rest
+        [record] = client.get("/v1/usage", headers=bearer(text)).json()["data"]
+        assert record["completion_tokens"] == WINDOW == rest.count('"content":"x"')
+        assert eventually(lambda: service.num_cancelled == 1)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_without_its_database_a_server_lets_nobody_in(database: Database, database_url: str) -> None:
+    _, text = KeyStore(database).create(name="", plan="plus")
+    with live_server(ScriptedService(), database=database_url) as url, httpx.Client(base_url=url) as client:
+        with database.write() as connection:
+            connection.exec_driver_sql("ALTER TABLE keys RENAME TO gone")
+        lost = chat(client, text)
+        assert (lost.status_code, lost.json()["error"]["code"]) == (503, "database_unavailable")
+        assert database_url not in lost.text and "keys" not in lost.json()["error"]["message"].replace("of keys", "")
+        with database.write() as connection:
+            connection.exec_driver_sql("ALTER TABLE gone RENAME TO keys")
+        assert chat(client, text).status_code == 200
 
 
 def test_every_endpoint_of_the_api_is_guarded(tmp_path: Path) -> None:

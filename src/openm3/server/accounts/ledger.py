@@ -81,7 +81,7 @@ class UsageRow:
 
 
 class Ledger:
-    """The books of a database, as one process writes them.
+    """The books of a database, as one process writes them; `beat` comes first, who has no lease counts as dead.
 
     Args:
         database: up to date.
