@@ -132,29 +132,33 @@ def test_steps_in_several_passes_are_those_of_one(text: Path, group: Group) -> N
         assert a["gradient_norm"] == pytest.approx(b["gradient_norm"], rel=1e-3)
 
 
-def test_a_model_goes_on_from_its_folder(text: Path, group: Group) -> None:
-    folder = write_tiny_model(text.parent / "llama", tie_word_embeddings=True)
-    path = text.parent / "llama.toml"
-    sections = CONFIG.replace("TEXT", str(text)).split("[data]")[1]
-    blocks = "[model.blocks]\nindex_block_size = 16\nindex_topk_blocks = 2"
-    path.write_text(f'[model]\ncheckpoint = "{folder}"\nsparse = true\n{blocks}\n[data]{sections}')
-    run = LanguageRun(RunConfig.read(path), text.parent / "run", group)
+@pytest.mark.parametrize("how", ["sparse = true", 'index_branch = "new"'])
+def test_a_model_goes_on_from_its_folder(how: str, text: Path, group: Group) -> None:
+    """Of the Llama family: by its own keys, and with a branch that is begun, kept beside it and found again."""
+    folder = write_tiny_model(text.parent / "llama")
+
+    def run_from(checkpoint: Path, how: str, out: str) -> LanguageRun:
+        path = text.parent / "llama.toml"
+        sections = CONFIG.replace("TEXT", str(text)).split("[data]")[1]
+        path.write_text(f'[model]\ncheckpoint = "{checkpoint}"\n{how}\n[data]{sections}')
+        return LanguageRun(RunConfig.read(path), text.parent / out, group)
+
+    run = run_from(folder, f"{how}\nblocks = {{ index_block_size = 16, index_topk_blocks = 2 }}", "run")
     before = {name: tensor.clone() for name, tensor in run.learner.parameters().items()}
     rows = go(run)
     assert rows[-1]["nll"] < rows[0]["nll"]
-    assert "kl" not in rows[0]
+    assert ("kl" in rows[0]) == ("new" in how)
     model = run.write_model()
     assert json.loads((model / "config.json").read_text()) == json.loads((folder / "config.json").read_text())
-    again = LanguageRun(RunConfig.read(_with_checkpoint(path, folder, model)), text.parent / "more", group)
+    again = run_from(model, "" if "new" in how else how, "more")
+    assert again.model == run.model
     after = again.learner.parameters()
     for name, tensor in run.learner.parameters().items():
         torch.testing.assert_close(after[name], tensor, rtol=1e-2, atol=1e-3)
         assert not tensor.equal(before[name]), name
-
-
-def _with_checkpoint(path: Path, old: Path, new: Path) -> Path:
-    path.write_text(path.read_text().replace(str(old), str(new)))
-    return path
+    llm = LLM(model, EngineConfig(dtype="float32"))
+    assert llm.engine.runner.decoder.config == run.model
+    assert llm.generate(["def "], SamplingParams(max_tokens=4))[0].token_ids
 
 
 def test_bf16_learns_like_fp32(text: Path, group: Group) -> None:

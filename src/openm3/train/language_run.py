@@ -10,19 +10,21 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from openm3.config import ModelConfig
+from openm3.config import EngineConfig, IndexConfig, ModelConfig
 from openm3.config.presets import preset
 from openm3.errors import InputError, ModelError
+from openm3.model.aligned import AlignedCheckpoint
+from openm3.model.branch import open_model
 from openm3.model.decoder import collector_paused
 from openm3.model.identity import identity_of
-from openm3.model.weights import SafetensorsCheckpoint
+from openm3.model.weights import Checkpoint
 from openm3.text.byte_level import SMALLEST_VOCAB, write_byte_tokenizer
 from openm3.text.tokenizer import Tokenizer
 from openm3.train.corpus import Corpus
@@ -63,6 +65,14 @@ class LanguageRun:
         self.config, self._folder, self._group = config, folder, group
         self._raw = _raw_config(config.model)
         self.model = ModelConfig.from_hf(self._raw, config.model.config or "config.json")
+        self._checkpoint: Checkpoint | None = None
+        if config.model.checkpoint is not None:
+            branch = "none" if config.model.index_branch == "new" else config.model.index_branch
+            path = Path(config.model.checkpoint).expanduser()
+            self._checkpoint = open_model(path, EngineConfig(index_branch=branch))
+            self.model = self._checkpoint.config
+        if config.model.index_branch == "new":
+            self.model = _with_new_branch(self.model, config.model)
         self._check()
         self._text_folder = self._find_text()
         tokenizer = Tokenizer.from_folder(self._text_folder)
@@ -104,7 +114,8 @@ class LanguageRun:
         """Writes the model as it is now, and says where."""
         parameters = self.learner.parameters()
         if self._group.rank == 0:
-            write_model(self._folder / "model", self._raw, parameters, self._text_folder)
+            made = {"command": "openm3 train run", "steps": self.session.step, "data": self.corpus.digest}
+            write_model(self._folder / "model", self._raw, self.model, parameters, self._text_folder, made)
         return self._folder / "model"
 
     def _check(self) -> None:
@@ -149,10 +160,9 @@ class LanguageRun:
         with torch.device("meta"), collector_paused():
             empty = TrainableDecoder(self.model, sparse, getattr(torch, training.dtype), training.recompute)
         decoder = shard(empty, self._group)
-        if section.checkpoint is None:
-            fill_random(decoder, training.seed, section.init_std)
-        else:
-            fill_from(decoder, SafetensorsCheckpoint(Path(section.checkpoint).expanduser()))
+        fill_random(decoder, training.seed, section.init_std)
+        if self._checkpoint is not None:
+            fill_from(decoder, self._checkpoint)  # all but a new branch
         return decoder
 
     def _held_out_windows(self, windows: Windows) -> list[Window]:
@@ -175,10 +185,23 @@ class LanguageRun:
         """What the figures depend on, by the names that the user knows."""
         named = {f"{part}.{name}": value for part, it in asdict(self.config).items() for name, value in it.items()}
         named = {name: value for name, value in named.items() if name not in _FREE}
-        if self.config.model.checkpoint is not None:
-            path = Path(self.config.model.checkpoint).expanduser()
-            named["model.checkpoint"] = identity_of(SafetensorsCheckpoint(path))
+        if self._checkpoint is not None:
+            named["model.checkpoint"] = identity_of(self._checkpoint)
+        if isinstance(self._checkpoint, AlignedCheckpoint):
+            named["model.index_branch"] = self._checkpoint.sidecar.identity
         return {**named, "model": json.dumps(self._raw, sort_keys=True), "data": corpus.digest}
+
+
+def _with_new_branch(model: ModelConfig, section: ModelSection) -> ModelConfig:
+    if model.swiglu is not None:
+        raise InputError("model.index_branch", "'new' is for the Llama family; M3's branch is in its config.json")
+    index = IndexConfig(
+        index_n_heads=model.num_key_value_heads,
+        index_head_dim=section.index_head_dim or model.head_dim,
+        sparse=section.blocks,
+        sparse_attention_freq=(1,) * model.num_hidden_layers,
+    )
+    return replace(model, index=index)
 
 
 def _raw_config(section: ModelSection) -> dict[str, Any]:

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from openm3.config import ModelConfig
 from openm3.errors import ModelError, StoreError
 from openm3.model.create import write_weights
 from openm3.model.decoder import empty_decoder
-from openm3.model.weights import Checkpoint, problems
+from openm3.model.identity import identity_of
+from openm3.model.sidecar import tensor_shapes, write_sidecar
+from openm3.model.weights import Checkpoint, SafetensorsCheckpoint, problems
 from openm3.train.model import TrainableDecoder
 from openm3.train.sharding import part_like
 
@@ -47,12 +50,12 @@ def fill_random(decoder: TrainableDecoder, seed: int, std: float) -> None:
 
 
 def fill_from(decoder: TrainableDecoder, checkpoint: Checkpoint) -> None:
-    """The weights of a checkpoint.
+    """The weights of a checkpoint; an index branch that it lacks stays as it is.
 
     Raises:
         ModelError: a tensor is missing, extra or of the wrong shape; the message names it.
     """
-    expected = {name: p.shape for name, p in empty_decoder(decoder.config).named_parameters()}
+    expected = {name: p.shape for name, p in empty_decoder(checkpoint.config).named_parameters()}
     for problem in problems(checkpoint, expected):
         raise ModelError(f"{checkpoint.path}: {problem}")
 
@@ -61,23 +64,38 @@ def fill_from(decoder: TrainableDecoder, checkpoint: Checkpoint) -> None:
             return checkpoint.read(name)
         return torch.stack([checkpoint.read(f"{match[1]}.{e}.{match[2]}.weight") for e in range(shape[0])])
 
-    _fill(decoder, weights)
+    lacks = set(tensor_shapes(decoder.config)) - set(tensor_shapes(checkpoint.config))
+    _fill(decoder, weights, without=lacks)
 
 
 @torch.no_grad()
-def _fill(decoder: TrainableDecoder, weights: Callable[[str, torch.Size], Tensor]) -> None:
+def _fill(
+    decoder: TrainableDecoder, weights: Callable[[str, torch.Size], Tensor], without: Collection[str] = ()
+) -> None:
     for name, tensor in decoder.state_dict().items():
-        tensor.copy_(part_like(weights(name, tensor.shape), tensor))
+        if name not in without:
+            tensor.copy_(part_like(weights(name, tensor.shape), tensor))
 
 
-def write_model(folder: Path, raw: Mapping[str, Any], parameters: Mapping[str, Tensor], text_folder: Path) -> None:
+def write_model(
+    folder: Path,
+    raw: Mapping[str, Any],
+    config: ModelConfig,
+    parameters: Mapping[str, Tensor],
+    text_folder: Path,
+    made: Mapping[str, Any],
+) -> None:
     """A model's folder in bf16 that every command opens; one that is there is replaced when all is written.
+
+    An index branch that `config.json` knows nothing of lies beside the weights, as a sidecar.
 
     Args:
         folder: of the model.
         raw: the contents of `config.json`.
+        config: the model's, with its branch.
         parameters: whole, by the names of `TrainableDecoder`.
         text_folder: where the tokenizer and what belongs to it is copied from.
+        made: what a sidecar says about how it was made.
 
     Raises:
         StoreError: it could not be written.
@@ -97,6 +115,9 @@ def write_model(folder: Path, raw: Mapping[str, Any], parameters: Mapping[str, T
             if (text_folder / name).is_file():
                 shutil.copyfile(text_folder / name, beside / name)
         (beside / "config.json").write_text(json.dumps(dict(raw), indent=2))
+        if config.index is not None and ModelConfig.from_hf(raw).index is None:
+            branch = {name: parameters[name].to(torch.bfloat16) for name in tensor_shapes(config)}
+            write_sidecar(beside, config.index, branch, identity_of(SafetensorsCheckpoint(beside)), made)
         shutil.rmtree(folder, ignore_errors=True)
         beside.rename(folder)
     except OSError as error:

@@ -29,7 +29,10 @@ class ModelSection:
         changes: keys of the preset's or file's text network that have other values, for what is made from scratch.
         tokenizer: a folder with one, for what is made from scratch; None: bytes and M3's special tokens.
         sparse: a model without an index branch reads chosen blocks, by its own keys.
-        blocks: which ones. A model with an index branch has its own.
+        index_branch: of a Llama-family model. "auto": what lies beside a checkpoint, else none; "new": one of the
+            published form in every layer; "none"; or the folder of one that was made for the checkpoint.
+        index_head_dim: elements of an index head of a new branch; None: as many as a head has.
+        blocks: which ones, with `sparse` or a new branch. Other branches have their own.
         init_std: deviation of new weights.
     """
 
@@ -41,6 +44,8 @@ class ModelSection:
     changes: dict[str, Any] = field(default_factory=dict)
     tokenizer: str | None = None
     sparse: bool = False
+    index_branch: str = "auto"
+    index_head_dim: int | None = None
     blocks: SparseConfig = field(default_factory=SparseConfig)
     init_std: float = 0.02
 
@@ -51,9 +56,14 @@ class ModelSection:
             raise InputError("model", f"needs one of preset ({', '.join(PRESETS)}), config and checkpoint, got {named}")
         if self.checkpoint is not None and (self.changes or self.tokenizer is not None):
             raise InputError("model.checkpoint", "has its own sizes and tokenizer; leave out changes and tokenizer")
-        if self.blocks != SparseConfig() and not self.sparse:
-            raise InputError("model.blocks", "are for sparse = true")
-        _positive(self, "model", "init_std")
+        is_new = self.index_branch == "new"
+        if self.blocks != SparseConfig() and not (self.sparse or is_new):
+            raise InputError("model.blocks", "are for sparse = true, or index_branch = 'new'")
+        if self.index_head_dim is not None and not is_new:
+            raise InputError("model.index_head_dim", "is for index_branch = 'new'")
+        if self.checkpoint is None and self.index_branch not in ("auto", "new", "none"):
+            raise InputError("model.index_branch", "is a folder, and that is for a checkpoint; take 'new' or 'none'")
+        _positive(self, "model", "init_std", *(() if self.index_head_dim is None else ("index_head_dim",)))
 
 
 @dataclass(frozen=True, kw_only=True)
