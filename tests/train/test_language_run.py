@@ -110,7 +110,8 @@ def test_it_learns_and_leaves_a_model_that_answers(text: Path, group: Group) -> 
     llm = LLM(run.write_model(), EngineConfig(dtype="float32"))
     (answer,) = llm.generate(["def function_1(argument):\n"], SamplingParams(max_tokens=8, temperature=0.0))
     assert len(answer.token_ids) == 8
-    assert run.session.step == 40
+    run.draw()
+    assert (text.parent / "run" / "training.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_resumed_run_is_the_uninterrupted_one(text: Path, group: Group) -> None:

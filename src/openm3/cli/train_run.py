@@ -29,7 +29,8 @@ def run(config: Path, out: Path, resume: bool) -> None:
     """Train a language model, M3 or of the Llama family, as the TOML file CONFIG says.
 
     From scratch or from a checkpoint, dense or with sparse attention, whose index branch is taught beside it. OUT gets
-    metrics.jsonl, checkpoints/ and, when the run has ended or Ctrl-C has stopped it, model/, which every command opens.
+    metrics.jsonl, checkpoints/ and, when the run has ended or Ctrl-C has stopped it, training.png (where matplotlib is
+    installed) and model/, which every command opens.
 
     \b
     Examples:
@@ -45,6 +46,7 @@ def run(config: Path, out: Path, resume: bool) -> None:
         it = LanguageRun(chosen, out, group, resume=resume)
         with _stops() as stopped:
             _go(it, group, stopped)
+        it.draw()
         path = it.write_model()
         is_done = it.session.is_done
     if group.rank == 0:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -32,6 +32,7 @@ from openm3.train.data import Interleaved, Window, Windows, document_end
 from openm3.train.language import LanguageLearner
 from openm3.train.model import TrainableDecoder
 from openm3.train.parameters import fill_from, fill_random, write_model
+from openm3.train.pictures import Line, Plot, draw
 from openm3.train.run_config import ModelSection, RunConfig
 from openm3.train.session import Row, Session, SessionConfig
 from openm3.train.sharding import Group, shard
@@ -118,6 +119,17 @@ class LanguageRun:
             write_model(self._folder / "model", self._raw, self.model, parameters, self._text_folder, made)
         return self._folder / "model"
 
+    def draw(self) -> None:
+        """Draws the losses of all steps so far."""
+        rows = self.session.rows()
+        if rows and self._group.rank == 0:
+            names = ("nll", "held_out_dense", "held_out_sparse")
+            losses = [_line(rows, name) for name in names if any(name in row for row in rows)]
+            plots = [Plot("next token", "tokens", "nats", losses)]
+            if "kl" in rows[0]:
+                plots.append(Plot("alignment, sum over layers", "tokens", "nats", [_line(rows, "kl")]))
+            draw(plots, self._folder / "training.png")
+
     def _check(self) -> None:
         size, training = self._group.size, self.config.training
         for name, count in (
@@ -190,6 +202,11 @@ class LanguageRun:
         if isinstance(self._checkpoint, AlignedCheckpoint):
             named["model.index_branch"] = self._checkpoint.sidecar.identity
         return {**named, "model": json.dumps(self._raw, sort_keys=True), "data": corpus.digest}
+
+
+def _line(rows: Sequence[Row], name: str) -> Line:
+    found = [(row["tokens"], row[name]) for row in rows if name in row]
+    return Line(name.replace("_", " "), *zip(*found, strict=True))
 
 
 def _with_new_branch(model: ModelConfig, section: ModelSection) -> ModelConfig:

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -141,7 +141,7 @@ class Session:
 
     def rows(self) -> list[Row]:
         """The metrics of all steps."""
-        return list(_rows(self.folder / METRICS))
+        return rows_of(self.folder / METRICS)
 
     @property
     def _checkpoints(self) -> Path:
@@ -178,7 +178,7 @@ class Session:
     def _cut_metrics(self) -> None:
         """Leaves the metrics of the steps that are done: those behind the checkpoint come again."""
         path = self.folder / METRICS
-        kept = [row for row in _rows(path) if row["step"] <= self.step]
+        kept = [row for row in rows_of(path) if row["step"] <= self.step]
         beside = path.with_suffix(".writing")
         beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
         os.replace(beside, path)
@@ -215,10 +215,12 @@ def _not_finite(figures: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def rows_of(path: Path) -> list[Row]:
     """The lines of a metrics file; a last one that a kill has cut is none."""
+    rows = []
     for line in path.read_text().splitlines() if path.exists() else ():
         try:
-            yield json.loads(line)
+            rows.append(json.loads(line))
         except ValueError:
-            return
+            break
+    return rows
