@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers.books import Books
+from openm3.errors import DatabaseError
 from openm3.server.accounts.database import Database
 from openm3.server.accounts.keys import KeyStore
 from openm3.server.accounts.ledger import LEASE_S, WINDOW, Entry, Ledger, LimitError
@@ -219,6 +220,21 @@ def test_what_a_dead_process_was_granted_is_charged_once(database: Database, clo
     assert not dead.extend(entry, 3 * WINDOW), "it was only slow, and must stop"
     dead.settle(entry, 10, 300)
     assert used(alive, key_id) == {"2026-03-01": 10 + 2 * WINDOW}
+
+
+def test_what_could_not_be_settled_is_settled_when_the_database_is_back(database: Database, clock: Any) -> None:
+    key_id, under_test = key(database), ledger(database, clock)
+    entry = under_test.reserve(key_id, FREE, "m", 10, 300)
+    with database.write() as connection:
+        connection.exec_driver_sql("ALTER TABLE requests RENAME TO gone")
+    with pytest.raises(DatabaseError):
+        under_test.settle(entry, 10, 20)
+    with database.write() as connection:
+        connection.exec_driver_sql("ALTER TABLE gone RENAME TO requests")
+    assert under_test.allowance(key_id, FREE).reserved_tokens == 310
+    under_test.beat()
+    assert used(under_test, key_id) == {"2026-03-01": 30}
+    assert under_test.allowance(key_id, FREE).reserved_tokens == 0
 
 
 def test_requests_per_minute_are_those_of_any_60_seconds(database: Database, clock: Any) -> None:

@@ -13,6 +13,7 @@ Nothing here is async: `account.py` does it beside the event loop.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from uuid import uuid4
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from openm3.errors import OpenM3Error
+from openm3.errors import DatabaseError, OpenM3Error
 from openm3.server.accounts.allowance import Allowance, duration
 from openm3.server.accounts.database import Database, keys, processes, requests, usage
 from openm3.server.accounts.plans import Plan
@@ -90,11 +91,15 @@ class Ledger:
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
         self._database, self._clock = database, clock
+        self._unsettled: deque[tuple[Entry, int, int]] = deque()
         self.process_id = uuid4().hex
 
     def beat(self) -> None:
-        """Renews the lease of this process, and settles what dead ones have left."""
+        """Renews the lease, and settles what could not be settled before and what dead processes have left."""
         self._renew(self._clock() + LEASE_S)
+        while self._unsettled:
+            self._settle(*self._unsettled[0])
+            self._unsettled.popleft()
         self.sweep()
 
     def resign(self) -> None:
@@ -151,7 +156,18 @@ class Ledger:
             return connection.execute(_EXTEND, {"entry_id": entry.id, "upto": granted}).rowcount == 1
 
     def settle(self, entry: Entry, prompt_tokens: int, answer_tokens: int) -> None:
-        """Charges a request with what it used, once, and gives the rest back."""
+        """Charges a request with what it used, once, and gives the rest back.
+
+        Raises:
+            DatabaseError: the database can't be reached; a later `beat` does it.
+        """
+        try:
+            self._settle(entry, prompt_tokens, answer_tokens)
+        except DatabaseError:
+            self._unsettled.append((entry, prompt_tokens, answer_tokens))
+            raise
+
+    def _settle(self, entry: Entry, prompt_tokens: int, answer_tokens: int) -> None:
         with self._locked(entry.key_id) as connection:
             _charge(connection, entry.id, self._clock(), (prompt_tokens, answer_tokens))
 
