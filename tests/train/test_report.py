@@ -18,6 +18,7 @@ from openm3.errors import InputError
 from openm3.train import pictures
 from openm3.train.corpus import Corpus
 from openm3.train.data import Windows, document_end
+from openm3.train.reader import Reader
 from openm3.train.report import ReportConfig
 
 LENGTHS = (128, 256, 512)
@@ -73,8 +74,6 @@ def test_the_nll_of_a_length_is_that_of_reading_so_much(written: Path, tiny_mode
     found = json.loads((written / "report.json").read_text())["methods"]["dense"]["nll"]["code"]
     llm = LLM(tiny_model, EngineConfig(attention="dense", dtype="float32", device="cpu"))
     window = next(Windows(Corpus.read([data / "code"]), llm.encode, 512, end_id=document_end(llm.tokenizer)))
-    from openm3.train.reader import Reader
-
     for length in LENGTHS:
         ids = window.ids_T[:length].tolist()
         logits = Reader(llm).logits(ids, range(length - 1))
