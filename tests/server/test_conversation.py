@@ -263,9 +263,12 @@ def test_efforts_of_thinking(
 ) -> None:
     prompts: list[Any] = []
     add = service.llm.engine.add
-    monkeypatch.setattr(
-        service.llm.engine, "add", lambda prompt, params: prompts.append((prompt, params)) or add(prompt, params)
-    )
+
+    def listening(prompt: Any, params: Any, *more: Any) -> Any:
+        prompts.append((prompt, params))
+        return add(prompt, params, *more)
+
+    monkeypatch.setattr(service.llm.engine, "add", listening)
     answer = client.chat.completions.create(model="default", messages=HI, max_tokens=30, seed=1, **options)
     [(prompt, params)] = prompts
     assert service.llm.tokenizer.decode(prompt.ids, skip_special=False).endswith(ending)
