@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +67,14 @@ def bearer(key: str) -> dict[str, str]:
 
 def chat(client: httpx.Client, key: str | None = None, **fields: Any) -> httpx.Response:
     return client.post("/v1/chat/completions", json=CHAT | fields, headers=bearer(key) if key else {})
+
+
+@contextmanager
+def lines_of_a_stream(client: httpx.Client, key: str) -> Generator[Iterator[str], None, None]:
+    """What comes of an answer of 80 tokens, until it is left."""
+    body = CHAT | {"stream": True, "max_tokens": 80}
+    with client.stream("POST", "/v1/chat/completions", json=body, headers=bearer(key)) as stream:
+        yield stream.iter_lines()
 
 
 def test_a_server_is_open_until_the_first_key_and_never_again(served: tuple[KeyStore, httpx.Client]) -> None:
@@ -171,9 +180,7 @@ def test_a_stream_that_is_left_pays_what_was_generated(database: Database, datab
     _, text = KeyStore(database).create(name="", plan="small")
     service = ScriptedService(tokens=["x"] * 80, delay_s=0.02)
     with live_server(service, database=database_url, plans=plans) as url, httpx.Client(base_url=url) as client:
-        body = CHAT | {"stream": True, "max_tokens": 80}
-        with client.stream("POST", "/v1/chat/completions", json=body, headers=bearer(text)) as stream:
-            lines = stream.iter_lines()
+        with lines_of_a_stream(client, text) as lines:
             received = [next(lines) for _ in range(9)]
             assert chat(client, text, max_tokens=1).json()["error"]["code"] == "concurrency_limit_exceeded"
         num_received = sum('"content":"x"' in line for line in received)
@@ -190,9 +197,7 @@ def test_a_server_that_was_taken_for_dead_stops_its_answers(database: Database, 
     _, text = KeyStore(database).create(name="", plan="small")
     service = ScriptedService(tokens=["x"] * 80, delay_s=0.02)
     with live_server(service, database=database_url, plans=plans) as url, httpx.Client(base_url=url) as client:
-        body = CHAT | {"stream": True, "max_tokens": 80}
-        with client.stream("POST", "/v1/chat/completions", json=body, headers=bearer(text)) as stream:
-            lines = stream.iter_lines()
+        with lines_of_a_stream(client, text) as lines:
             next(lines)
             with database.write() as connection:
                 connection.execute(processes.update().values(lease_until=0.0))
