@@ -164,7 +164,7 @@ POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: applicat
     [
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(range(256)),
         b"GARBAGE\r\n\r\n",
-        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/x.y\r\n\r\n",
         b"GET /healthz HTTP/1.1\r\nhost: x\r\n" + b"a: " + b"x" * 1_000_000,
         POST + b"content-length: -5\r\n\r\n{}",
         POST + b"content-length: 5\r\ncontent-length: 6\r\n\r\n{}",
