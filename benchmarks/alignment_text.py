@@ -73,7 +73,7 @@ def texts(archive: Path, suffix: str) -> Iterator[tuple[str, str]]:
         name = path.relative_to(unpacked).as_posix()
         if suffix == "_sources" and "_sources/" in name:
             yield name, path.read_text(encoding="utf-8", errors="replace")
-        elif name.endswith(suffix) and suffix == ".html":
+        elif name.endswith(suffix) and suffix == ".html" and "/_modules/" not in name:
             yield name, plain(path.read_text(encoding="utf-8", errors="replace"))
         elif name.endswith(suffix) and suffix == ".dict.dz":
             yield name, gzip.decompress(path.read_bytes()).decode(errors="replace")
