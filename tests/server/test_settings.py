@@ -30,3 +30,10 @@ def test_every_setting_is_an_option_of_serve() -> None:
 def test_an_option_reaches_the_settings() -> None:
     with pytest.raises(InputError, match="grace_s: -1.0 is below 0"):
         serve.main(["--grace-s", "-1", "--model", "no such model"], standalone_mode=False)
+
+
+@pytest.mark.parametrize("option", ["--model", "--load", "--window"])
+def test_options_of_a_model_are_refused_beside_upstreams(option: str) -> None:
+    value = "1024" if option == "--window" else "x"
+    with pytest.raises(InputError, match=f"{option}: is for a model that is loaded here"):
+        serve.main(["--upstream", "http://127.0.0.1:9", option, value], standalone_mode=False)
