@@ -252,7 +252,7 @@ def test_the_command_survives_a_kill_and_stops_when_asked(text: Path, group: Gro
         assert len(rows_of(out)) < 30
     assert "stopping after this step" in stderr
     assert Path(stdout.strip()) == out / "model"
-    assert "going on from step 3 of 30" in stderr
+    assert "going on from step " in stderr
     assert go(start(text, group, "killed", steps="30", resume=True), stop_at=30) == whole
 
 
