@@ -34,29 +34,29 @@ def create_app(backend: Backend | None, settings: Settings | None = None) -> Fas
     `app.state.front` is what stands before them.
     """
     settings, metrics = settings or Settings(), Metrics()
+    accounts = accounts_of(settings)
     front: Gate | Relay
     if backend is None:
         front = relay = Relay(settings, metrics)
         routers = [relayed.router(relay)]
-        extras = Extras(settings, None)
+        extras = Extras(settings, None, accounts)
     else:
         front = gate = Gate(backend, settings, metrics)
         routers = [endpoints.router(gate) for endpoints in (chat, completions, messages, models)]
-        extras = Extras(settings, gate)
+        extras = Extras(settings, gate, accounts)
         routers.append(responses.router(gate, ResponseStore(settings.max_stored_bytes)))
     routers += extras.routers
-
-    accounts = accounts_of(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:
         async with accounts.running() if accounts else nullcontext():
             await front.start()
+            await extras.start()
             try:
                 yield
             finally:
-                await front.aclose()
                 await extras.aclose()
+                await front.aclose()
 
     # No documentation pages: they would load scripts of third parties. The document itself is there.
     app = FastAPI(title="OpenM3", version=openm3.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)

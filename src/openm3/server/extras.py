@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter
 
+from openm3.server import offline
+from openm3.server.batches import Batches
+from openm3.server.callers import ANONYMOUS, Caller
 from openm3.server.embedders import SentenceEmbedder
 from openm3.server.files import FileStore
-from openm3.server.routes import code, embeddings, files
+from openm3.server.routes import batches, code, embeddings, files
+from openm3.server.schema.embeddings import EmbeddingRequest
 from openm3.server.settings import Settings
 
 if TYPE_CHECKING:
+    from openm3.server.accounts.access import Accounts
     from openm3.server.backend import Backend
 
 _FORM_BYTES = 64 << 10  # of an upload, beside the file
+_AT_ONCE = 16  # requests of a batch
 
 
 class Extras:
@@ -26,7 +32,9 @@ class Extras:
         body_limits: bytes and seconds of bodies, for paths whose bodies may be larger than others.
     """
 
-    def __init__(self, settings: Settings, backend: Backend | None) -> None:
+    def __init__(self, settings: Settings, backend: Backend | None, accounts: Accounts | None) -> None:
+        self._backend, self._accounts = backend, accounts
+        self._batches: Batches | None = None
         self._embedders = [SentenceEmbedder(settings.embeddings)]
         self.routers: list[APIRouter] = [embeddings.router(self._embedders)]
         self.body_limits: dict[str, tuple[int, float]] = {}
@@ -38,10 +46,42 @@ class Extras:
             )
             self.routers.append(files.router(store))
             self.body_limits["/v1/files"] = settings.max_file_bytes + _FORM_BYTES, settings.upload_s
+            if backend is not None:
+                self._batches = Batches(
+                    Path(settings.data) / "batches",
+                    store,
+                    self._answer,
+                    self._holder,
+                    max_requests=settings.max_batch_requests,
+                    at_once=_AT_ONCE,
+                )
+                self.routers.append(batches.router(self._batches))
         if backend is not None:
             self.routers.append(code.router(backend))
 
+    async def start(self) -> None:
+        """Goes on with what was going on in the background when the server last ended."""
+        if self._batches is not None:
+            await self._batches.start()
+
     async def aclose(self) -> None:
         """Ends what is going on in the background."""
+        if self._batches is not None:
+            await self._batches.aclose()
         for embedder in self._embedders:
             await embedder.aclose()
+
+    async def _answer(self, url: str, body: Any, request_id: str, caller: Caller) -> tuple[int, str]:
+        """The answer to a request of a batch."""
+        if url != "/v1/embeddings":
+            assert self._backend is not None, "batches are for a model"
+            return await offline.respond(self._backend, url, body, request_id, caller)
+
+        async def answer() -> str:
+            return await embeddings.embed(self._embedders, EmbeddingRequest.model_validate(body), caller)
+
+        return await offline.told(answer(), body, request_id)
+
+    async def _holder(self, key_id: str) -> Caller:
+        """The caller that a batch is of."""
+        return await self._accounts.holder(key_id) if key_id and self._accounts else ANONYMOUS

@@ -39,11 +39,24 @@ async def respond(
         RuntimeError: the engine failed.
     """
     schema, begin = ENDPOINTS[url]
-    try:
+
+    async def answer() -> str:
         asked = schema.model_validate(body)
         if asked.stream:
             raise InputError("stream", "nobody is there to read a stream; leave it out")
-        return 200, (await whole(*await begin(service, asked), caller)).model_dump_json()
+        return (await whole(*await begin(service, asked), caller)).model_dump_json()
+
+    return await told(answer(), body, request_id)
+
+
+async def told(answer: Awaitable[str], body: Any, request_id: str) -> tuple[int, str]:
+    """The status and JSON of the response that an answer to `body` is, or of what is wrong with the request.
+
+    Raises:
+        ApiError: the fault is the server's.
+    """
+    try:
+        return 200, await answer
     except ValidationError as error:
         problems = [{**each, "loc": ("body", *each["loc"])} for each in error.errors()]
         failure = as_api_error(RequestValidationError(problems, body=body), request_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, closing, suppress
 from ipaddress import ip_address
@@ -92,6 +93,18 @@ class Accounts:
         if not await self._admits_anybody():
             raise _unauthorized("a key is needed, as Authorization: Bearer KEY or x-api-key: KEY")
         return ANONYMOUS
+
+    async def holder(self, key_id: str) -> Caller:
+        """The caller that has a key, for work that goes on without it.
+
+        Raises:
+            ApiError: 401, where it is revoked or expired.
+        """
+        now = time.time()
+        for key in await self._database.run(self.keys.list):
+            if key.id == key_id and key.state(now) == "active":
+                return self._caller_of(key)
+        raise _unauthorized("the key is expired or revoked")
 
     async def _admits_anybody(self) -> bool:
         if self.is_open and not self._open_to_all:
