@@ -22,7 +22,7 @@ from openm3.kernels.dense_attention import dense_attention
 from openm3.kernels.linear import PackedLinear
 from openm3.kernels.paged import PagedBatch
 from openm3.kernels.rms_norm import rms_norm
-from openm3.kernels.rotate import rotate_and_write
+from openm3.kernels.rotate import HeadNorms, rotate_and_write
 from openm3.kernels.select_blocks import select_blocks
 from openm3.kernels.sparse_attention import sparse_attention, sparse_attention_lse
 
@@ -195,6 +195,30 @@ def test_rotate_and_write(case: Case, backend: str, isa: str) -> None:
         results.append((q, k, v))
     for out, expected in zip(*results, strict=True):
         torch.testing.assert_close(out, expected, atol=TOLERANCE[case.dtype], rtol=1e-2, equal_nan=True)
+
+
+@needs_native
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "reference"])
+@pytest.mark.parametrize("case", [CASES[i] for i in (1, 8, 9, 10)], ids=str)
+@pytest.mark.parametrize(("share", "has_norms", "turns_queries"), [(1, True, True), (2, True, False), (0, False, True)])
+def test_heads_without_values_in_every_form(
+    case: Case, share: int, has_norms: bool, turns_queries: bool, backend: str, isa: str
+) -> None:
+    """Those of an index branch: normed or not, rotated in part or not at all, or the keys alone."""
+    x, size = build(case), case.head_dim
+    count, num_pairs = x.batch.num_tokens, size // 2 // share if share else 0
+    heads_TXD = torch.cat((x.q_THD, torch.randn(count, case.num_kv_heads, size).to(case.dtype)), dim=1)
+    angle_TE = torch.randn(count, num_pairs) * 10
+    norms = HeadNorms(torch.randn(size), torch.randn(size), 1e-5) if has_norms else None
+    results = []
+    for name in (backend, "reference"):
+        k, options = poisoned(case, len(x.k_cache)), {"norms": norms, "turns_queries": turns_queries, "backend": name}
+        q = rotate_and_write(heads_TXD, angle_TE.cos(), angle_TE.sin(), k, None, x.batch, **options)
+        results.append((q, k))
+    for out, expected in zip(*results, strict=True):
+        torch.testing.assert_close(out, expected, atol=TOLERANCE[case.dtype], rtol=1e-2, equal_nan=True)
+    if not has_norms and not (share and turns_queries):
+        assert torch.equal(results[0][0], x.q_THD), "queries that nothing is done to"
 
 
 def run(script: str, **environment: str) -> subprocess.CompletedProcess[str]:

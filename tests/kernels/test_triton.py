@@ -12,10 +12,9 @@ from openm3.kernels.backend import BACKENDS, choose
 from openm3.kernels.dense_attention import dense_attention
 from openm3.kernels.paged import PagedBatch
 from openm3.kernels.rms_norm import rms_norm
-from openm3.kernels.rotate import rotate_and_write
+from openm3.kernels.rotate import HeadNorms, rotate_and_write
 from openm3.kernels.select_blocks import select_blocks
 from openm3.kernels.sparse_attention import sparse_attention, sparse_attention_lse
-from openm3.kernels.write_cache import write_cache
 
 pytestmark = [
     pytest.mark.skipif("triton" not in BACKENDS, reason="triton is not installed"),
@@ -174,14 +173,6 @@ def test_strided_queries() -> None:
     assert torch.equal(*outs)
 
 
-def test_write_cache() -> None:
-    x = build(Case(((5, 21), (1, 1), (40, 200)), dtype=torch.bfloat16))
-    y, new = on_device(x), torch.randn(x.batch.num_tokens, 2, 32).bfloat16()
-    write_cache([new], [x.k_cache], x.batch, backend="reference")
-    write_cache([new.to(DEVICE)], [y.k_cache], y.batch, backend="triton")
-    assert torch.equal(y.k_cache.cpu().nan_to_num(), x.k_cache.nan_to_num())
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_rms_norm(dtype: torch.dtype) -> None:
     x, weight = 3 * torch.randn(5, 576), torch.randn(576)
@@ -207,6 +198,28 @@ def test_rotate_and_write(head_dim: int) -> None:
         assert torch.equal(cache.cpu().isnan(), other.isnan()), "slots without a new token are left alone"
         # The interpreter cuts where it should round: one step of bfloat16.
         torch.testing.assert_close(cache.cpu().nan_to_num(), other.nan_to_num(), atol=1e-3, rtol=2**-7)
+
+
+@pytest.mark.parametrize("turns_queries", [True, False])
+@pytest.mark.parametrize("num_pairs", [0, 8, 24])
+def test_normed_heads_without_values(num_pairs: int, turns_queries: bool) -> None:
+    x = build(Case(((5, 21), (1, 1)), head_dim=48))
+    heads, angle = torch.randn(6, 8, 48), torch.randn(6, num_pairs)
+    y = on_device(x)
+    expected, ours = (
+        rotate_and_write(
+            *(t.to(cache.device) for t in (heads, angle.cos(), angle.sin())),
+            cache,
+            None,
+            x.batch,
+            norms=HeadNorms(torch.linspace(1, 2, 48).to(cache.device), torch.linspace(2, 3, 48).to(cache.device), 1e-5),
+            turns_queries=turns_queries,
+            backend=backend,
+        )
+        for cache, backend in ((x.k_cache, "reference"), (y.k_cache, "triton"))
+    )
+    torch.testing.assert_close(ours.cpu(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(y.k_cache.cpu(), x.k_cache, atol=1e-5, rtol=1e-5, equal_nan=True)
 
 
 def test_addresses_beyond_32_bits() -> None:

@@ -196,7 +196,7 @@ _MODEL_OPTIONS = (
                       "auto: where the window is long enough for it to pay."),
     click.option("--index-branch", default="auto", show_default=True, metavar="FOLDER",
                  help="Choose blocks by an index branch that was made for this model, or with 'none' by its own keys. "
-                      "auto: the branch beside the weights; the default model's comes with this package."),
+                      "auto: the branch beside the weights, else one that this package has for the model."),
     click.option("--window", type=int, metavar="TOKENS",
                  help="Longest prompt and answer together. Default: what the model was trained for; "
                       "beyond that see --extend."),

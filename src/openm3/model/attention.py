@@ -14,10 +14,9 @@ from openm3.config import ModelConfig, SparseConfig
 from openm3.kernels.block_mass import block_mass
 from openm3.kernels.dense_attention import dense_attention
 from openm3.kernels.paged import PagedBatch
-from openm3.kernels.rotate import rotate_and_write
+from openm3.kernels.rotate import HeadNorms, rotate_and_write
 from openm3.kernels.select_blocks import select_blocks
 from openm3.kernels.sparse_attention import sparse_attention
-from openm3.kernels.write_cache import write_cache
 from openm3.model.batch import Batch
 from openm3.model.cache import LayerCache
 from openm3.model.linear import FusedLinear, Linear
@@ -42,7 +41,6 @@ class Attention(nn.Module):
         self.num_heads, self.num_kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.head_dim, self.sparse, self.has_index, self.backend = config.head_dim, sparse, has_index, backend
         self.has_qk_norm = config.use_qk_norm
-        self.rotates_all = config.rotary_dim in (None, config.head_dim)
         self.q_proj = Linear(config.hidden_size, self.num_heads * self.head_dim, bias=False)
         self.k_proj = Linear(config.hidden_size, self.num_kv_heads * self.head_dim, bias=False)
         self.v_proj = Linear(config.hidden_size, self.num_kv_heads * self.head_dim, bias=False)
@@ -55,8 +53,7 @@ class Attention(nn.Module):
             self.q_norm, self.k_norm = RMSNorm(self.head_dim, config), RMSNorm(self.head_dim, config)
         if has_index and config.index is not None:
             index = config.index
-            self.num_index_heads, self.index_head_dim = index.index_n_heads, index.index_head_dim
-            self.index_pairs = config.index_rotary_dim // 2
+            self.index_head_dim, self.index_pairs = index.index_head_dim, config.index_rotary_dim // 2
             self.index_q_proj = Linear(config.hidden_size, index.index_n_heads * index.index_head_dim, bias=False)
             self.index_k_proj = Linear(config.hidden_size, index.index_n_key_heads * index.index_head_dim, bias=False)
             self.has_index_norm = index.use_index_norm
@@ -87,7 +84,7 @@ class Attention(nn.Module):
         q_THD = self._write(projected, paged, cache, rotation)
         index_q_TJC = q_THD
         if index_TI is not None:
-            index_q_TJC = self._write_index(index_TI, paged, cache, rotation, rotation)
+            index_q_TJC = self._write_index(index_TI, paged, cache, rotation)
         block_ids_TRN: Tensor | None = None
         if self.sparse is None:
             mixed_THD = dense_attention(q_THD, k, v, paged, backend=backend)
@@ -119,27 +116,32 @@ class Attention(nn.Module):
     def _write(self, projected: Tensor, paged: PagedBatch, cache: LayerCache, rotation: Rotation) -> Tensor:
         """Writes keys and values to their pages; returns the queries."""
         heads_TXD = projected.unflatten(-1, (-1, self.head_dim))
-        k, v = cache.k_PRSD, cache.v_PRSD
-        if not self.has_qk_norm and self.rotates_all:
-            return rotate_and_write(heads_TXD, rotation.cos_TE, rotation.sin_TE, k, v, paged, backend=self.backend)
-        qk_TXD, v_TRD = heads_TXD.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=1)
-        norms = (self.q_norm, self.k_norm) if self.has_qk_norm else None
-        q_THD, k_TRD = norm_and_rotate(qk_TXD, self.num_heads, norms, rotation, rotation)
-        write_cache((k_TRD, v_TRD), (k, v), paged, backend=self.backend)
-        return q_THD
+        k, v, cos_TE, sin_TE = cache.k_PRSD, cache.v_PRSD, rotation.cos_TE, rotation.sin_TE
+        norms = head_norms(self.q_norm, self.k_norm) if self.has_qk_norm else None
+        return rotate_and_write(heads_TXD, cos_TE, sin_TE, k, v, paged, norms=norms, backend=self.backend)
 
     def _write_index(
-        self, index_TI: Tensor, paged: PagedBatch, cache: LayerCache, of_queries: Rotation | None, of_keys: Rotation
+        self, index_TI: Tensor, paged: PagedBatch, cache: LayerCache, rotation: Rotation, *, turns_queries: bool = True
     ) -> Tensor:
         """Writes index keys to their pages; returns the index queries."""
         assert cache.index_k_PXSC is not None, "the cache of a layer with an index branch has index keys"
-        heads_TXC = index_TI.unflatten(-1, (-1, self.index_head_dim))
-        norms = (self.index_q_norm, self.index_k_norm) if self.has_index_norm else None
-        of_queries = of_queries and of_queries.thinned(self.index_pairs)
-        of_keys = of_keys.thinned(self.index_pairs)
-        index_q_TJC, index_k_TXC = norm_and_rotate(heads_TXC, self.num_index_heads, norms, of_queries, of_keys)
-        write_cache((index_k_TXC,), (cache.index_k_PXSC,), paged, backend=self.backend)
-        return index_q_TJC
+        heads_TXC, thin = index_TI.unflatten(-1, (-1, self.index_head_dim)), rotation.thinned(self.index_pairs)
+        return rotate_and_write(
+            heads_TXC,
+            thin.cos_TE,
+            thin.sin_TE,
+            cache.index_k_PXSC,
+            None,
+            paged,
+            norms=head_norms(self.index_q_norm, self.index_k_norm) if self.has_index_norm else None,
+            turns_queries=turns_queries,
+            backend=self.backend,
+        )
+
+
+def head_norms(of_queries: RMSNorm, of_keys: RMSNorm) -> HeadNorms:
+    """What the kernel takes of both."""
+    return HeadNorms(of_queries.scale_C.detach(), of_keys.scale_C.detach(), of_queries.eps)
 
 
 def norm_and_rotate(
@@ -149,7 +151,10 @@ def norm_and_rotate(
     of_queries: Rotation | None,
     of_keys: Rotation,
 ) -> tuple[Tensor, Tensor]:
-    """The first `num_queries` heads and the others, each normed by its own norm and rotated; computed in fp32."""
+    """The first `num_queries` heads and the others, each normed by its own norm and rotated; computed in fp32.
+
+    What the kernel does (`rotate_and_write`), with gradients.
+    """
     x_TXD = _normed(heads_TXD, num_queries, norms)
     if of_queries is of_keys:
         rotate_(x_TXD, of_keys)

@@ -13,9 +13,8 @@ from openm3.context.extend import Extension
 from openm3.kernels.clamped_attention import clamped_attention, clamped_mass, near_blocks
 from openm3.kernels.paged import PagedBatch
 from openm3.kernels.rotate import rotate_and_write
-from openm3.kernels.write_cache import write_cache
 from openm3.model import rope
-from openm3.model.attention import Attention, norm_and_rotate
+from openm3.model.attention import Attention, head_norms
 from openm3.model.batch import Batch
 from openm3.model.cache import LayerCache
 from openm3.model.rope import Rotation
@@ -60,7 +59,7 @@ class ClampedAttention(Attention):
         far_q_THD = self._write_far(projected, paged, cache, rotation.far)
         index_q_TJC = far_q_THD
         if index_TI is not None:
-            index_q_TJC = self._write_index(index_TI, paged, cache, None, rotation.far)
+            index_q_TJC = self._write_index(index_TI, paged, cache, rotation.far, turns_queries=False)
         block_ids_TRN = self._select(index_q_TJC, batch, cache, self.sparse)
         near_ids_T1M = rotation.near_ids_T1M
         mixed_THD, share_TH = clamped_attention(
@@ -85,15 +84,16 @@ class ClampedAttention(Attention):
 
     def _write_far(self, projected: Tensor, paged: PagedBatch, cache: LayerCache, far: Rotation) -> Tensor:
         """Writes the keys as far queries see them; returns far queries."""
-        far_k = cache.far_k_PRSD
-        assert far_k is not None
-        heads_TXD = projected.unflatten(-1, (-1, self.head_dim))
-        if not self.has_qk_norm and self.rotates_all:
-            last_TXD = heads_TXD[:, self.num_heads - 1 :]  # one query, which isn't wanted; the values are there already
-            rotate_and_write(last_TXD, far.cos_TE, far.sin_TE, far_k, cache.v_PRSD, paged, backend=self.backend)
-            return heads_TXD[:, : self.num_heads]
-        norms = (self.q_norm, self.k_norm) if self.has_qk_norm else None
-        qk_TXD = heads_TXD[:, : -self.num_kv_heads]
-        far_q_THD, far_k_TRD = norm_and_rotate(qk_TXD, self.num_heads, norms, None, far)
-        write_cache((far_k_TRD,), (far_k,), paged, backend=self.backend)
-        return far_q_THD
+        assert cache.far_k_PRSD is not None
+        qk_TXD = projected.unflatten(-1, (-1, self.head_dim))[:, : -self.num_kv_heads]
+        return rotate_and_write(
+            qk_TXD,
+            far.cos_TE,
+            far.sin_TE,
+            cache.far_k_PRSD,
+            None,
+            paged,
+            norms=head_norms(self.q_norm, self.k_norm) if self.has_qk_norm else None,
+            turns_queries=False,
+            backend=self.backend,
+        )

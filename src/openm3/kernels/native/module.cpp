@@ -87,14 +87,17 @@ void rms_norm(int dtype, Address x, Address weight, Address out, int64_t rows, i
                              size, eps, num_threads});
 }
 
-void rotate(int dtype, Address heads, int64_t token_stride, Address cos, Address sin, Address q, Address k, Address v,
-            int64_t page_stride, int64_t head_stride, int64_t slot_stride, int64_t num_heads, int64_t kv_heads,
-            int64_t page_size, int64_t head_size, Address query_start, Address context_len, Address page_table,
-            int64_t sequences, int64_t table_width, int num_threads) {
+// The addresses of scales and of v are 0 where there are none.
+void rotate(int dtype, Address heads, int64_t token_stride, Address cos, Address sin, Address q_scale, Address k_scale,
+            float eps, bool turns_queries, Address q, Address k, Address v, int64_t page_stride, int64_t head_stride,
+            int64_t slot_stride, int64_t num_heads, int64_t kv_heads, int64_t page_size, int64_t head_size,
+            int64_t pairs, Address query_start, Address context_len, Address page_table, int64_t sequences,
+            int64_t table_width, int num_threads) {
     OPENM3_KERNEL(rotate)({static_cast<openm3::DType>(dtype), at<void>(heads), token_stride, at<float>(cos),
-                           at<float>(sin), at<void>(q), at<void>(k), at<void>(v), page_stride, head_stride,
-                           slot_stride, num_heads, kv_heads, page_size, head_size, at<int32_t>(query_start),
-                           at<int32_t>(context_len), at<int32_t>(page_table), sequences, table_width, num_threads});
+                           at<float>(sin), at<float>(q_scale), at<float>(k_scale), eps, turns_queries, at<void>(q),
+                           at<void>(k), at<void>(v), page_stride, head_stride, slot_stride, num_heads, kv_heads,
+                           page_size, head_size, pairs, at<int32_t>(query_start), at<int32_t>(context_len),
+                           at<int32_t>(page_table), sequences, table_width, num_threads});
 }
 
 openm3::QuantisedKeys quantised_at(Address keys, Address centres, Address bounds) {

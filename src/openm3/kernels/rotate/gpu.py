@@ -1,4 +1,4 @@
-"""Triton kernel: a head of a token is rotated, or not, and goes where it belongs. Letters as in `op.py`."""
+"""Triton kernel: a head of a token is normed and rotated, or not, and goes where it belongs. Letters as in `op.py`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from openm3.kernels.gpu_shape import power_of_2
 from openm3.kernels.paged import PagedBatch
+from openm3.kernels.rotate.norms import HeadNorms
 
 
 def rotate_and_write(
@@ -16,28 +17,37 @@ def rotate_and_write(
     cos_TE: Tensor,
     sin_TE: Tensor,
     k_cache_PRSD: Tensor,
-    v_cache_PRSD: Tensor,
+    v_cache_PRSD: Tensor | None,
     batch: PagedBatch,
+    norms: HeadNorms | None = None,
+    turns_queries: bool = True,
 ) -> Tensor:
     num_tokens, num_heads, size = heads_TXD.shape
-    num_kv_heads = k_cache_PRSD.shape[1]
-    num_queries = num_heads - 2 * num_kv_heads
+    num_kv_heads, num_pairs = k_cache_PRSD.shape[1], cos_TE.shape[1]
+    num_queries = num_heads - (1 if v_cache_PRSD is None else 2) * num_kv_heads
     q_THD = torch.empty((num_tokens, num_queries, size), dtype=heads_TXD.dtype, device=heads_TXD.device)
+    values = k_cache_PRSD if v_cache_PRSD is None else v_cache_PRSD  # never written without values
     _rotate_kernel[(num_tokens, num_heads)](
         heads_TXD,
         cos_TE.contiguous(),
         sin_TE.contiguous(),
+        norms.q_scale_D if norms else cos_TE,
+        norms.k_scale_D if norms else cos_TE,
+        norms.eps if norms else 0.0,
         q_THD,
         k_cache_PRSD,
-        v_cache_PRSD,
+        values,
         *batch.on(heads_TXD.device).slots,
         *heads_TXD.stride(),
         *k_cache_PRSD.stride(),
-        *v_cache_PRSD.stride(),
+        *values.stride(),
         num_queries,
         num_kv_heads,
-        E=size // 2,
-        BE=power_of_2(size // 2),
+        D=size,
+        BD=power_of_2(size),
+        E=num_pairs,
+        NORMS=norms is not None,
+        TURNS_QUERIES=turns_queries,
         num_warps=1,
         enable_fp_fusion=False,  # the bits of torch's products and sums
     )
@@ -49,6 +59,9 @@ def _rotate_kernel(
     heads_ptr,
     cos_ptr,
     sin_ptr,
+    q_scale_ptr,
+    k_scale_ptr,
+    eps,
     q_ptr,
     k_ptr,
     v_ptr,
@@ -67,30 +80,41 @@ def _rotate_kernel(
     v_sd,
     num_queries,
     num_kv_heads,
+    D: tl.constexpr,
+    BD: tl.constexpr,
     E: tl.constexpr,
-    BE: tl.constexpr,
+    NORMS: tl.constexpr,
+    TURNS_QUERIES: tl.constexpr,
 ):
     token, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
-    e = tl.arange(0, BE)
-    mask = e < E
+    d = tl.arange(0, BD)
+    mask = d < D
     from_ptr = heads_ptr + token * h_st + head * h_sx
-    first = tl.load(from_ptr + e * h_sd, mask=mask, other=0.0)
-    second = tl.load(from_ptr + (E + e) * h_sd, mask=mask, other=0.0)
+    own = tl.load(from_ptr + d * h_sd, mask=mask, other=0.0)
     page, offset = tl.load(page_ptr + token), tl.load(offset_ptr + token)
-    if head < num_queries + num_kv_heads:
-        cos = tl.load(cos_ptr + token * E + e, mask=mask, other=0.0)
-        sin = tl.load(sin_ptr + token * E + e, mask=mask, other=0.0)
-        x, y = first.to(tl.float32), second.to(tl.float32)
-        first, second = (x * cos - y * sin).to(first.dtype), (y * cos + x * sin).to(first.dtype)
-        if head < num_queries:
-            to_ptr = q_ptr + (token * num_queries + head) * (2 * E)
-            tl.store(to_ptr + e, first, mask=mask)
-            tl.store(to_ptr + E + e, second, mask=mask)
+    is_query, is_turned = head < num_queries, head < num_queries + num_kv_heads
+    if is_turned:
+        # An element x of a pair becomes x cos - y sin or x cos + y sin, y being the other one.
+        in_pair = d < 2 * E
+        other_d = tl.where(d < E, d + E, d - E)
+        x = own.to(tl.float32)
+        y = tl.load(from_ptr + other_d * h_sd, mask=in_pair, other=0.0).to(tl.float32)
+        if NORMS:
+            shrink = 1 / tl.sqrt(tl.sum(x * x, 0) / D + eps)
+            scale_ptr = q_scale_ptr if is_query else k_scale_ptr
+            x = x * shrink * tl.load(scale_ptr + d, mask=mask, other=0.0)
+            y = y * shrink * tl.load(scale_ptr + other_d, mask=in_pair, other=0.0)
+        if TURNS_QUERIES or not is_query:
+            angle = token * E + tl.where(d < E, d, d - E)
+            cos = tl.load(cos_ptr + angle, mask=in_pair, other=1.0)
+            sin = tl.load(sin_ptr + angle, mask=in_pair, other=0.0)
+            x = tl.where(d < E, x * cos - y * sin, x * cos + y * sin)
+        own = x.to(own.dtype)
+        if is_query:
+            tl.store(q_ptr + (token * num_queries + head) * D + d, own, mask=mask)
         else:
             to_ptr = k_ptr + page * k_sp + (head - num_queries) * k_sr + offset * k_ss
-            tl.store(to_ptr + e * k_sd, first, mask=mask)
-            tl.store(to_ptr + (E + e) * k_sd, second, mask=mask)
+            tl.store(to_ptr + d * k_sd, own, mask=mask)
     else:
         to_ptr = v_ptr + page * v_sp + (head - num_queries - num_kv_heads) * v_sr + offset * v_ss
-        tl.store(to_ptr + e * v_sd, first, mask=mask)
-        tl.store(to_ptr + (E + e) * v_sd, second, mask=mask)
+        tl.store(to_ptr + d * v_sd, own, mask=mask)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from openm3.kernels.paged import PagedBatch
+from openm3.kernels.rotate.norms import HeadNorms
 
 
 def rotate_and_write(
@@ -13,23 +14,32 @@ def rotate_and_write(
     cos_TE: Tensor,
     sin_TE: Tensor,
     k_cache_PRSD: Tensor,
-    v_cache_PRSD: Tensor,
+    v_cache_PRSD: Tensor | None,
     batch: PagedBatch,
+    norms: HeadNorms | None = None,
+    turns_queries: bool = True,
 ) -> Tensor:
-    num_kv_heads = k_cache_PRSD.shape[1]
-    num_heads = heads_TXD.shape[1] - 2 * num_kv_heads
+    num_kv_heads, has_values = k_cache_PRSD.shape[1], v_cache_PRSD is not None
+    num_heads = heads_TXD.shape[1] - (2 if has_values else 1) * num_kv_heads
     q_THD = torch.empty_like(heads_TXD[:, :num_heads])
     for span in batch.spans:
         for i, position in enumerate(range(span.first_position, span.context_len)):
             t, page, slot = span.rows.start + i, span.pages[position // batch.page_size], position % batch.page_size
-            q_HD, k_RD, v_RD = heads_TXD[t].split((num_heads, num_kv_heads, num_kv_heads))
-            q_THD[t] = _rotate(q_HD, cos_TE[t], sin_TE[t])
-            k_cache_PRSD[page, :, slot] = _rotate(k_RD, cos_TE[t], sin_TE[t])
-            v_cache_PRSD[page, :, slot] = v_RD
+            q_HD, k_RD = heads_TXD[t, :num_heads].float(), heads_TXD[t, num_heads:][:num_kv_heads].float()
+            if norms is not None:
+                q_HD, k_RD = _norm(q_HD, norms.q_scale_D, norms.eps), _norm(k_RD, norms.k_scale_D, norms.eps)
+            q_THD[t] = _rotate(q_HD, cos_TE[t], sin_TE[t]) if turns_queries else q_HD
+            k_cache_PRSD[page, :, slot] = _rotate(k_RD, cos_TE[t], sin_TE[t]).to(heads_TXD.dtype)
+            if v_cache_PRSD is not None:
+                v_cache_PRSD[page, :, slot] = heads_TXD[t, num_heads + num_kv_heads :]
     return q_THD
 
 
-def _rotate(x_HD: Tensor, cos_E: Tensor, sin_E: Tensor) -> Tensor:
-    first_HE, second_HE = x_HD.float().chunk(2, dim=-1)
-    turned_HD = torch.cat((first_HE * cos_E - second_HE * sin_E, second_HE * cos_E + first_HE * sin_E), dim=-1)
-    return turned_HD.to(x_HD.dtype)
+def _norm(x_XD: Tensor, scale_D: Tensor, eps: float) -> Tensor:
+    return x_XD / (x_XD.square().mean(-1, keepdim=True) + eps).sqrt() * scale_D
+
+
+def _rotate(x_XD: Tensor, cos_E: Tensor, sin_E: Tensor) -> Tensor:
+    num_pairs = len(cos_E)
+    first_XE, second_XE, rest = x_XD.tensor_split((num_pairs, 2 * num_pairs), dim=-1)
+    return torch.cat((first_XE * cos_E - second_XE * sin_E, second_XE * cos_E + first_XE * sin_E, rest), dim=-1)

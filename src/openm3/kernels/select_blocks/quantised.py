@@ -25,7 +25,7 @@ class QuantisedIndex:
     """The keys of every full page as centre + scale * int8, one scale and centre for a page and head.
 
         index = QuantisedIndex(index_k_cache)
-        write_cache(...); index.update(index_k_cache, batch)  # each step
+        rotate_and_write(...); index.update(index_k_cache, batch)  # each step
         select_blocks(..., backend="native", quantised=index)
 
     The scan of a long context then reads these keys. They bound every block's score from both sides (the proof is in
