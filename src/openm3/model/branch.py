@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 
+import openm3
 from openm3.config import EngineConfig, SparseConfig
 from openm3.errors import InputError, ModelError
 from openm3.model.aligned import AlignedCheckpoint
@@ -47,7 +47,7 @@ def place_beside(path: Path) -> Path:
 
 def packaged() -> Path:
     """The folder of the default model's branch, which comes with this package; it may be missing."""
-    return Path(str(resources.files("openm3"))) / "data" / "msa"
+    return Path(openm3.__file__).parent / "data" / "msa"  # importlib.resources sees two folders of an editable install
 
 
 def _sidecar_for(checkpoint: Checkpoint, option: str) -> Sidecar | None:
