@@ -55,6 +55,23 @@ def test_explain(base_url: str, tmp_path: Path) -> None:
     assert json.loads(done.stdout)["num_parts"] == 1, done.stderr
 
 
+def test_a_review_fails_a_build_where_it_is_told_to(base_url: str, tmp_path: Path) -> None:
+    (tmp_path / "bad.py").write_text("def f(:\n")
+    (tmp_path / "good.py").write_text("x = 1\n")
+    bad = minimax("review", str(tmp_path / "bad.py"), base_url=base_url)
+    assert bad.returncode == 3, bad.stderr
+    assert "bad.py:1: high: " in bad.stdout
+    assert minimax("review", "--fail-on", "never", str(tmp_path / "bad.py"), base_url=base_url).returncode == 0
+    good = minimax("review", "--json", str(tmp_path / "good.py"), base_url=base_url)
+    assert good.returncode == 0, good.stderr
+    assert json.loads(good.stdout)["quality_score"] == 100
+
+
+def test_usage(base_url: str) -> None:
+    done = minimax("usage", base_url=base_url)
+    assert json.loads(done.stdout)["data"] == [], "an open server counts for nobody"
+
+
 def test_exit_codes() -> None:
     nobody = minimax("chat", "hi", base_url="http://127.0.0.1:9/v1")
     assert nobody.returncode == 1
