@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Generator
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from helpers import interpreter
 from helpers.tiny import write_tiny_model
 from openm3 import hub
 from openm3.engine.llm import LLM
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in the background: programs under test would ignore Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if not torch.cuda.is_available():  # before any kernel is imported: Triton decides then
     interpreter.turn_on()

@@ -18,6 +18,7 @@ from openm3.engine.llm import LLM
 from openm3.engine.params import SamplingParams
 from openm3.errors import InputError
 from openm3.kernels.backend import BACKENDS
+from openm3.model.branch import open_model
 from openm3.model.decoder import Decoder
 from openm3.model.gguf import _grouped
 from openm3.model.stored import Cut
@@ -67,7 +68,8 @@ def test_a_ggufs_own_values_change_no_bit(default_model_path: Path) -> None:
     for a, b in zip(kept, wide, strict=True):
         assert a.token_ids == b.token_ids
         assert a.logprobs == b.logprobs
-    assert layouts(llms[0].engine.runner.decoder) == {"native int4", "native int8"}
+    # The index branch is no part of the GGUF; its projections are bf16.
+    assert layouts(llms[0].engine.runner.decoder) == {"native int4", "native int8", "native"}
 
 
 @needs_native
@@ -85,9 +87,8 @@ def test_8_bits_of_any_checkpoint(tiny_model: Path) -> None:
 def test_the_memory_plan_is_what_is_held(default_model_path: Path, weights: str) -> None:
     result = CliRunner().invoke(inspect, [str(default_model_path), "--json", "--weights", weights])
     report = json.loads(result.stdout)
-    decoder = load_decoder(
-        open_checkpoint(default_model_path), torch.bfloat16, backend="native", weights=report["weights"], pack=True
-    )
+    checkpoint = open_model(default_model_path, EngineConfig())
+    decoder = load_decoder(checkpoint, torch.bfloat16, backend="native", weights=report["weights"], pack=True)
     packed = [linear.packed for linear in decoder.fused_linears()]
     held = sum(p.nbytes for p in decoder.parameters()) + sum(p.packed.nbytes for p in packed if p is not None)
     assert report["memory"]["weights"] == held
