@@ -16,8 +16,8 @@ kept and plain engines give the same greedy tokens, else nothing is printed. Tex
 library. `--m3 LAYERS` takes a random model of M3's attention geometry instead (64 query heads, 4 of keys, head size
 128, an index branch in every layer) with random tokens.
 
-On two quiet cores of a Zen 5: 32K tokens of the default model take 40 s, 256K a quarter of an hour and 14 GB on disk. The scan
-of blocks is quadratic: `--m3 1 --tokens 4096 --long 1048448 --cache-gb 2` takes 3/4 h, and 5 GB on disk.
+On two quiet cores of a Zen 5: 32K tokens of the default model take 40 s, 256K a quarter of an hour and 14 GB on disk.
+The scan of blocks is quadratic: `--m3 1 --tokens 4096 --long 1048448 --cache-gb 2` takes 3/4 h, and 5 GB on disk.
 """
 
 from __future__ import annotations

@@ -20,6 +20,12 @@ class Ask:
     body: dict[str, Any] | None = None
     cast_to: type[Any] = object
 
+    def send(self, client: openai.OpenAI | openai.AsyncOpenAI) -> Any:
+        """Makes the request: the reply, or with an asynchronous client what to await for it."""
+        if self.body is None:
+            return client.get(self.path, cast_to=self.cast_to)
+        return client.post(self.path, body=self.body, cast_to=self.cast_to)
+
 
 Flow = Generator[Ask, Any, R]
 
@@ -34,12 +40,7 @@ def run(client: openai.OpenAI, flow: Flow[R]) -> R:
             result: R = end.value
             return result
         try:
-            reply = (
-                client.get(ask.path, cast_to=ask.cast_to)
-                if ask.body is None
-                else client.post(ask.path, body=ask.body, cast_to=ask.cast_to)
-            )
-            step = partial(flow.send, reply)
+            step = partial(flow.send, ask.send(client))
         except openai.OpenAIError as error:
             step = partial(flow.throw, error)
 
@@ -54,11 +55,6 @@ async def run_async(client: openai.AsyncOpenAI, flow: Flow[R]) -> R:
             result: R = end.value
             return result
         try:
-            reply = await (
-                client.get(ask.path, cast_to=ask.cast_to)
-                if ask.body is None
-                else client.post(ask.path, body=ask.body, cast_to=ask.cast_to)
-            )
-            step = partial(flow.send, reply)
+            step = partial(flow.send, await ask.send(client))
         except openai.OpenAIError as error:
             step = partial(flow.throw, error)

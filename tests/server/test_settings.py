@@ -32,7 +32,7 @@ def test_an_option_reaches_the_settings() -> None:
         serve.main(["--grace-s", "-1", "--model", "no such model"], standalone_mode=False)
 
 
-@pytest.mark.parametrize("option", ["--model", "--load", "--window"])
+@pytest.mark.parametrize("option", ["--model", "--load", "--window", "--embeddings"])
 def test_options_of_a_model_are_refused_beside_upstreams(option: str) -> None:
     value = "1024" if option == "--window" else "x"
     with pytest.raises(InputError, match=f"{option}: is for a model that is loaded here"):

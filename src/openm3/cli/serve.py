@@ -96,7 +96,7 @@ def _check_no_model() -> None:
         InputError: names the first one.
     """
     source = click.get_current_context().get_parameter_source
-    for name in ("load", *(field.name for field in fields(ModelOptions))):
+    for name in ("load", "embeddings", *(field.name for field in fields(ModelOptions))):
         if source(name) not in (None, ParameterSource.DEFAULT):
             option = f"--{name.replace('_', '-')}"
             raise InputError(option, "is for a model that is loaded here; with --upstream there is none")
