@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ PACKAGES = ("openm3", "minimax", "minimax_code")
 MODULES = sorted(SRC.rglob("*.py"))
 
 # A layer may import itself and the layers below it; the top one is first.
-LAYERS = (
+Layers = tuple[tuple[str, ...], ...]
+LAYERS: Layers = (
     ("openm3.cli",),
     ("openm3.server",),
     ("openm3.train",),
@@ -32,6 +34,26 @@ LAYERS = (
     ("openm3.config",),
     ("openm3.errors",),
 )
+CODE_LAYERS: Layers = (
+    ("minimax_code.cli",),
+    ("minimax_code.clusters",),
+    ("minimax_code.client",),
+    ("minimax_code.project",),
+    ("minimax_code.review",),
+    ("minimax_code.jobs",),
+    ("minimax_code.work",),
+    ("minimax_code.agent",),
+    ("minimax_code.tools",),
+    ("minimax_code.remote",),
+    ("minimax_code.skills", "minimax_code.testing"),
+    ("minimax_code.store",),
+    ("minimax_code.events", "minimax_code.budget"),
+    ("minimax_code.model",),
+    ("minimax_code.workbench",),
+    ("minimax_code.record", "minimax_code.errors"),
+)
+# They know no HTTP client, so that the server can use them too.
+SHARED_WITH_SERVER = ("minimax_code.workbench", "minimax_code.skills", "minimax_code.model", "minimax_code.errors")
 # Modules that must not bring torch, not even through others.
 WITHOUT_TORCH = (
     "openm3",
@@ -74,8 +96,8 @@ def imports(path: Path) -> set[str]:
     return {name for name in found if name.split(".")[0] in PACKAGES}
 
 
-def layer(module: str) -> int | None:
-    for level, prefixes in enumerate(LAYERS):
+def layer(module: str, layers: Layers = LAYERS) -> int | None:
+    for level, prefixes in enumerate(layers):
         if any(module == prefix or module.startswith(f"{prefix}.") for prefix in prefixes):
             return level
     return None
@@ -86,18 +108,29 @@ def test_imports_go_downwards(path: Path) -> None:
     module, package = name_of(path), name_of(path).split(".")[0]
     for imported in imports(path):
         target = imported.split(".")[0]
-        if package == "openm3":
-            assert target == "openm3", f"{module} imports {imported}"
-            own, other = layer(module), layer(imported)
-            if own is not None and other is not None:
-                assert other >= own, f"{module} imports {imported}, which is above it"
-                if other == own:
-                    same = any(module.startswith(prefix) and imported.startswith(prefix) for prefix in LAYERS[own])
-                    assert same, f"{module} imports its neighbour {imported}"
+        if package == target:
+            check_layers(module, imported, CODE_LAYERS if package == "minimax_code" else LAYERS)
         elif package == "minimax":
-            assert target == "minimax", f"{module} imports {imported}: the SDK speaks HTTP"
+            raise AssertionError(f"{module} imports {imported}: the SDK speaks HTTP")
+        elif package == "openm3":
+            assert module.startswith("openm3.server."), f"{module} imports {imported}"
+            assert is_in(imported, SHARED_WITH_SERVER), f"{module} imports {imported}, which may speak HTTP"
         else:
-            assert target in ("minimax", "minimax_code"), f"{module} imports {imported}"
+            assert target == "minimax", f"{module} imports {imported}"
+            assert not is_in(module, SHARED_WITH_SERVER), f"{module} imports {imported}: it knows no HTTP client"
+
+
+def is_in(module: str, packages: Sequence[str]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def check_layers(module: str, imported: str, layers: Layers) -> None:
+    own, other = layer(module, layers), layer(imported, layers)
+    if own is not None and other is not None:
+        assert other >= own, f"{module} imports {imported}, which is above it"
+        if other == own:
+            same = any(module.startswith(prefix) and imported.startswith(prefix) for prefix in layers[own])
+            assert same, f"{module} imports its neighbour {imported}"
 
 
 @pytest.mark.parametrize("module", WITHOUT_TORCH)

@@ -1,0 +1,123 @@
+"""What happens while agents work, as values: an agent emits them, a store keeps them, a screen shows them.
+
+A job is its events: everything that a worker needs to go on after a crash is in them, and nothing else is.
+An event that this version doesn't know, of a newer one, is read as `Unknown` and kept as it is.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from minimax_code.model import Reply, Request, ToolCall
+from minimax_code.record import Record
+
+
+class Event(Record):
+    """Base of all events; the class's name is the kind that is stored."""
+
+
+class Unknown(Event):
+    """An event of another version."""
+
+    kind: str
+    data: dict[str, Any]
+
+
+class ModelAsked(Event):
+    """A model is about to be asked."""
+
+    request: Request
+
+
+class ModelReplied(Event):
+    """It answered."""
+
+    reply: Reply
+
+
+class ToolIntended(Event):
+    """A tool is about to be called. Without the `ToolEnded` of the same call, what came of it is unknown."""
+
+    call: ToolCall
+    tree: str
+
+
+class ToolEnded(Event):
+    """A tool has been called; `tree` is what the files are now."""
+
+    call_id: str
+    output: str
+    failed: bool
+    tree: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recorded:
+    """An event in its log; `seq` counts from 1 within a job."""
+
+    seq: int
+    at: datetime
+    event: Event
+
+
+class Log(Protocol):
+    """Where the events of one job go."""
+
+    @property
+    def recorded(self) -> Sequence[Recorded]:
+        """All so far, in order."""
+        ...
+
+    async def append(self, event: Event) -> Recorded:
+        """Writes an event down; when it returns, a crash can't lose it.
+
+        Raises:
+            StoreError: it can't be written, or (`LeaseError`) this worker no longer holds the job.
+        """
+        ...
+
+
+class MemoryLog:
+    """A log that ends with the process."""
+
+    def __init__(self) -> None:
+        self._recorded: list[Recorded] = []
+
+    @property
+    def recorded(self) -> Sequence[Recorded]:
+        """All so far, in order."""
+        return self._recorded
+
+    async def append(self, event: Event) -> Recorded:
+        """Keeps an event."""
+        recorded = Recorded(seq=len(self._recorded) + 1, at=datetime.now(UTC), event=event)
+        self._recorded.append(recorded)
+        return recorded
+
+
+def dump(event: Event) -> tuple[str, dict[str, Any]]:
+    """Kind and data of an event, as JSON can hold them."""
+    if isinstance(event, Unknown):
+        return event.kind, event.data
+    return type(event).__name__, event.model_dump(mode="json")
+
+
+def load(kind: str, data: dict[str, Any]) -> Event:
+    """The event that `dump` made these of.
+
+    Raises:
+        pydantic.ValidationError: the data is not that of the kind.
+    """
+    known = {cls.__name__: cls for cls in _subclasses(Event)}
+    if kind not in known:
+        return Unknown(kind=kind, data=data)
+    return known[kind].model_validate_json(json.dumps(data))
+
+
+def _subclasses(cls: type[Event]) -> list[type[Event]]:
+    return [found for one in cls.__subclasses__() for found in (one, *_subclasses(one))]

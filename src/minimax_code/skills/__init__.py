@@ -1,0 +1,1 @@
+"""What is asked of a model about code, each answer with receipts. It knows no HTTP client."""
