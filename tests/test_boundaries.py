@@ -30,7 +30,7 @@ LAYERS: Layers = (
     ("openm3.integrations",),
     ("openm3.functional",),
     ("openm3.kernels",),
-    ("openm3.context", "openm3.text", "openm3.hub", "openm3.coding"),
+    ("openm3.context", "openm3.text", "openm3.hub"),
     ("openm3.config",),
     ("openm3.errors",),
 )

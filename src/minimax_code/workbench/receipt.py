@@ -19,6 +19,7 @@ class Receipt(Record):
     """A command that was run.
 
     Attributes:
+        command: of what couldn't be run, what would have been.
         tree: hash of the git tree that it ran on; None where files were given without a workspace.
         exit_code: None where it didn't end by itself: too long, too much output, or not there at all.
         sandbox: in which ("bubblewrap", "landlock", "none"), or "" where nothing of the files was run.

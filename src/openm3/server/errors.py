@@ -16,6 +16,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from minimax_code.errors import InputError as CodeInputError
 from openm3.errors import DatabaseError, InputError, OpenM3Error, WindowError
 from openm3.server.schema.request import UNKNOWN_FIELD, UNSUPPORTED_FIELD
 from openm3.server.schema.response import AnthropicDetail, AnthropicError, BaseResp, ErrorDetail, ErrorResponse
@@ -102,7 +103,7 @@ def as_api_error(error: Exception, request_id: str) -> ApiError:
             return error
         case WindowError():
             return ApiError(400, str(error), code="context_length_exceeded", param=error.field)
-        case InputError():
+        case InputError() | CodeInputError():
             return ApiError(400, str(error), code="invalid_value", param=error.field)
         case DatabaseError():
             _log.error("%s failed: %s", request_id, error)

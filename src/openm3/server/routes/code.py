@@ -10,10 +10,10 @@ from uuid import uuid4
 
 from fastapi import APIRouter, Request, Response
 
-from openm3.coding.analysers import DEFAULT_STANDARDS, Analysers
-from openm3.coding.answer import files_in, request_for_files
-from openm3.coding.files import check_files
-from openm3.coding.findings import Findings
+from minimax_code.skills.answer import files_in, request_for_files
+from minimax_code.workbench.analysers import DEFAULT_STANDARDS, Analysers
+from minimax_code.workbench.files import check_files
+from minimax_code.workbench.findings import Findings
 from openm3.server.answer import Answer
 from openm3.server.body import JsonRoute
 from openm3.server.callers import Caller, caller_of
@@ -159,6 +159,6 @@ def _checked(kind: str, found: Findings, model: str | None, usage: Usage) -> dic
         "issues": [code.CodeIssue(**vars(issue)) for issue in found.issues[:_MAX_ISSUES]],
         "num_issues": len(found.issues),
         "quality_score": found.quality_score,
-        "receipts": [code.CodeReceipt(**vars(receipt)) for receipt in found.receipts],
+        "receipts": [code.CodeReceipt.of(receipt) for receipt in found.receipts],
         "usage": usage,
     }

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from openm3.coding.analysers import ALIASES, STANDARDS
-from openm3.coding.files import EXTENSIONS, MAX_FILES, CodeFile
-from openm3.coding.findings import Severity
+from minimax_code.workbench.analysers import ALIASES, STANDARDS
+from minimax_code.workbench.files import EXTENSIONS, MAX_FILES, CodeFile
+from minimax_code.workbench.findings import Severity
+from minimax_code.workbench.receipt import Receipt
 from openm3.errors import InputError
 from openm3.server.schema.request import RequestModel
 from openm3.server.schema.response import FinishReason, Usage
@@ -106,6 +108,11 @@ class CodeReceipt(BaseModel):
     command: str
     exit_code: int | None
     checked: str
+
+    @classmethod
+    def of(cls, receipt: Receipt) -> CodeReceipt:
+        """As it is answered: the command as a shell would take it."""
+        return cls(command=shlex.join(receipt.command), exit_code=receipt.exit_code, checked=receipt.checked)
 
 
 class Checked(BaseModel):

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from importlib import resources
 
-from openm3.coding.files import EXTENSIONS, CodeFile, path_problem
+from minimax_code.workbench.files import EXTENSIONS, CodeFile, path_problem
 
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[ \t]*([^\n`]*)$")
 _NAME = r"[\w.+-]+(?:/[\w.+-]+)*\.\w+"
@@ -25,7 +25,7 @@ def request_for_files(
     files: Sequence[CodeFile],
 ) -> tuple[str, str]:
     """What a model is told and asked: `generate.md`, and the prompt with what else was said, a line each."""
-    system = resources.files("openm3.coding").joinpath("generate.md").read_text(encoding="utf-8")
+    system = resources.files("minimax_code.skills").joinpath("generate.md").read_text(encoding="utf-8")
     wishes = {
         "Language": language,
         "Framework": framework,

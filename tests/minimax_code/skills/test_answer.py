@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from openm3.coding.answer import files_in, request_for_files
-from openm3.coding.files import CodeFile
+from minimax_code.skills.answer import files_in, request_for_files
+from minimax_code.workbench.files import CodeFile
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from minimax_code.workbench.receipt import Receipt
+
 Severity = Literal["high", "medium", "low"]
 
 _POINTS: dict[Severity, int] = {"high": 10, "medium": 3, "low": 1}
@@ -28,21 +30,6 @@ class Issue:
     message: str
     suggestion: str | None
     rule: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class Receipt:
-    """That something was run, and what it says something about.
-
-    Attributes:
-        command: as it was run; of what couldn't be run, what would have been.
-        exit_code: None where it wasn't run or was ended.
-        checked: in a sentence.
-    """
-
-    command: str
-    exit_code: int | None
-    checked: str
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,10 +6,10 @@ import asyncio
 
 import pytest
 
-from openm3.coding.analysers import DEFAULT_STANDARDS, Analysers
-from openm3.coding.files import CodeFile, check_files, path_problem
-from openm3.coding.findings import Findings, Issue
-from openm3.errors import InputError
+from minimax_code.errors import InputError
+from minimax_code.workbench.analysers import DEFAULT_STANDARDS, Analysers
+from minimax_code.workbench.files import CodeFile, check_files, path_problem
+from minimax_code.workbench.findings import Findings, Issue
 
 APP = """import os
 import subprocess
@@ -38,7 +38,7 @@ def test_facts_of_all_analysers_with_their_lines() -> None:
     assert by_rule["ruff:F401"].suggestion == "Remove unused import: `os`"
     assert by_rule["bandit:B602"].severity == "high"
     assert {issue.file for issue in found.issues} == {"src/app.py"}
-    assert [receipt.command.split()[0] for receipt in found.receipts] == ["python:", "ruff", "bandit", "mypy"]
+    assert [receipt.command[0] for receipt in found.receipts] == ["python", "ruff", "bandit", "mypy"]
     assert all("was run" in receipt.checked for receipt in found.receipts)
 
 

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from openm3.coding.files import CodeFile
-from openm3.coding.findings import Findings, Issue, Receipt, Severity, in_order
-from openm3.coding.run import Ran, Runner
+from minimax_code.workbench.files import CodeFile
+from minimax_code.workbench.findings import Findings, Issue, Severity, in_order
+from minimax_code.workbench.receipt import Receipt
+from minimax_code.workbench.run import Ran, Runner
 
 STANDARDS = ("pep8", "security", "performance", "documentation", "types")
 """What code can be held to, beside being correct."""
@@ -96,7 +97,7 @@ class Analysers:
         known = [file for file in files if Path(file.path).suffix in _PARSED]
         others = len(files) - len(known)
         unread = f"; {others} of other kinds were not read" if others else ""
-        command = "python: ast.parse, json.loads, tomllib.loads"
+        command = ("python", "ast.parse", "json.loads", "tomllib.loads")
         if not known:
             receipt = Receipt(command=command, exit_code=None, checked=f"nothing{unread}; nothing was run")
             return Findings(issues=(), receipts=(receipt,), num_lines=0)
@@ -124,7 +125,7 @@ class Analysers:
     async def _tool(
         self, folder: Path, tool: str, args: Sequence[str], paths: Sequence[str], read: Any
     ) -> tuple[list[Issue], Receipt]:
-        command = " ".join([tool, *args, f"({len(paths)} files)"])
+        command = (tool, *args, *paths)
         if not _is_there(tool):
             told = f"nothing: {tool} is not installed; pip install 'openm3[code]' brings it"
             return [], Receipt(command=command, exit_code=None, checked=told)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from openm3.errors import InputError
+from minimax_code.errors import InputError
 
 MAX_FILES = 200
 MAX_BYTES = 4 << 20

@@ -1,1 +1,0 @@
-"""Source files from users and models: their names, what analysers find in them, and files in an answer."""
