@@ -10,10 +10,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
-from minimax_code.model import Reply, Request, ToolCall
+from minimax_code.model import Reply, ToolCall
 from minimax_code.record import Record
+from minimax_code.workbench.receipt import Receipt
 
 
 class Event(Record):
@@ -27,33 +28,113 @@ class Unknown(Event):
     data: dict[str, Any]
 
 
-class ModelAsked(Event):
-    """A model is about to be asked."""
+class Told(Event):
+    """Something is said to an agent: its task, a verifier's findings, what the user adds while it works."""
 
-    request: Request
+    agent: str = ""
+    text: str
+
+
+class ModelAsked(Event):
+    """A model is being asked by an agent; `tokens` are set aside for it. What it reads follows from earlier events."""
+
+    agent: str = ""
+    tokens: int = 0
 
 
 class ModelReplied(Event):
     """It answered."""
 
+    agent: str = ""
     reply: Reply
+    seconds: float = 0.0
+
+
+class PermissionAsked(Event):
+    """A call waits for the user's answer; `question` says what it would do."""
+
+    agent: str = ""
+    call_id: str
+    question: str
+
+
+class PermissionAnswered(Event):
+    """The user's answer. `rule` holds for the rest of the job, for example `allow bash(pytest *)`."""
+
+    agent: str = ""
+    call_id: str
+    allowed: bool
+    rule: str = ""
 
 
 class ToolIntended(Event):
     """A tool is about to be called. Without the `ToolEnded` of the same call, what came of it is unknown."""
 
+    agent: str = ""
     call: ToolCall
     tree: str
 
 
 class ToolEnded(Event):
-    """A tool has been called; `tree` is what the files are now."""
+    """A tool has been called, or was refused; `tree` is what the files are now, `receipt` of what was run."""
 
+    agent: str = ""
     call_id: str
     output: str
     failed: bool
     tree: str
     seconds: float
+    receipt: Receipt | None = None
+
+
+class Step(Record):
+    """A step of a plan."""
+
+    text: str
+    state: Literal["todo", "doing", "done"] = "todo"
+
+
+class PlanChanged(Event):
+    """An agent's plan, and what it wants to remember, as a whole: the ledger, which no compaction touches."""
+
+    agent: str = ""
+    steps: tuple[Step, ...]
+    notes: tuple[str, ...] = ()
+
+
+class Compacted(Event):
+    """What an agent reads was made shorter, as it came near the model's window.
+
+    Attributes:
+        trimmed: outputs of tools up to this event (`seq`) are given in part.
+        dropped: everything up to this event is given as `summary`, with the ledger behind it.
+    """
+
+    agent: str = ""
+    trimmed: int
+    dropped: int = 0
+    summary: str = ""
+
+
+class StuckSeen(Event):
+    """An agent goes in circles, by a rule of `minimax_code.stuck`; it is told so the first time."""
+
+    agent: str = ""
+    rule: str
+    advice: str
+
+
+class AgentStopped(Event):
+    """An agent has come to an end, until it is told something more.
+
+    Attributes:
+        reason: "finished" is the agent's own word and proves nothing; "failed" is a model that can't be asked.
+        message: the agent's last words, or what is missing.
+    """
+
+    agent: str = ""
+    reason: Literal["finished", "budget", "stuck", "needs_input", "failed"]
+    message: str
 
 
 @dataclass(frozen=True, kw_only=True)
