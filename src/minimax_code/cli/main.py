@@ -20,7 +20,8 @@ def minimax_code() -> None:
     """
 
 
-for command in ():
+COMMANDS: tuple[click.Command, ...] = ()
+for command in COMMANDS:
     minimax_code.add_command(command)
 
 
