@@ -48,7 +48,7 @@ CODE_LAYERS: Layers = (
     ("minimax_code.skills", "minimax_code.testing"),
     ("minimax_code.store",),
     ("minimax_code.events", "minimax_code.budget"),
-    ("minimax_code.model",),
+    ("minimax_code.model", "minimax_code.contract"),
     ("minimax_code.workbench",),
     ("minimax_code.record", "minimax_code.errors"),
 )

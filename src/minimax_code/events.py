@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
+from minimax_code.contract import Contract, Verdict
 from minimax_code.model import Reply, ToolCall
 from minimax_code.record import Record
 from minimax_code.workbench.receipt import Receipt
@@ -135,6 +136,38 @@ class AgentStopped(Event):
     agent: str = ""
     reason: Literal["finished", "budget", "stuck", "needs_input", "failed"]
     message: str
+
+
+class TaskBegan(Event):
+    """A task is taken up: as it was given, and the tree of the user's files as they were."""
+
+    task: dict[str, Any]
+    base: str
+
+
+class ContractFrozen(Event):
+    """What the task will be measured by; it doesn't change from here on."""
+
+    contract: Contract
+
+
+class Checked(Event):
+    """The contract's checks were run on the worker's files."""
+
+    tree: str
+    receipts: tuple[Receipt, ...]
+
+
+class Verified(Event):
+    """An independent verifier has looked at the files."""
+
+    verdict: Verdict
+
+
+class TaskEnded(Event):
+    """What came of the task; nothing follows."""
+
+    result: dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)

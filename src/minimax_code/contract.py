@@ -1,0 +1,78 @@
+"""What has to hold before a task counts as done, fixed before anybody works on it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from minimax_code.record import Record
+from minimax_code.workbench.receipt import Receipt
+
+
+class Check(Record):
+    """A command, and how it has to end.
+
+    Attributes:
+        cases: tests that have to be among those that pass; one that was skipped, renamed or removed has not passed.
+    """
+
+    command: tuple[str, ...]
+    exit_code: int = 0
+    cases: tuple[str, ...] = ()
+
+    def is_met_by(self, receipt: Receipt) -> bool:
+        """Whether the receipt is one of this command that ended as it has to."""
+        outcomes = {case.name: case.outcome for case in receipt.cases}
+        return (
+            receipt.command == self.command
+            and receipt.exit_code == self.exit_code
+            and not {"failed", "error"} & set(outcomes.values())
+            and all(outcomes.get(name) == "passed" for name in self.cases)
+        )
+
+
+class Contract(Record):
+    """The acceptance checks of a task.
+
+    Attributes:
+        frozen: files that the checks stand on, by path, with their text: whatever becomes of them during the work, the
+            checks run on these.
+        forbidden: paths, or patterns of paths, that the work may not touch.
+        min_coverage: percent of the changed lines that the tests have to run.
+        origin: who set the checks: the user, or a model, whose tests then failed on the base first.
+        failed_before: tests that fail without the work, by assertion: what it has to bring about.
+    """
+
+    checks: tuple[Check, ...]
+    frozen: Mapping[str, str] = {}
+    forbidden: tuple[str, ...] = ()
+    min_coverage: float | None = None
+    origin: Literal["user", "model"] = "user"
+    failed_before: tuple[str, ...] = ()
+
+    @property
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of each frozen file, by path."""
+        return {path: hashlib.sha256(text.encode()).hexdigest() for path, text in self.frozen.items()}
+
+    def is_met_by(self, receipts: Sequence[Receipt], tree: str) -> bool:
+        """Whether every check was met on just this tree; what was run on earlier files proves nothing of these."""
+        return bool(self.checks) and all(
+            any(receipt.tree == tree and check.is_met_by(receipt) for receipt in receipts) for check in self.checks
+        )
+
+
+class Verdict(Record):
+    """What an independent verifier found.
+
+    Attributes:
+        tree: the files that it is about.
+        evidence: what speaks against the work, each point something that can be looked up.
+        receipts: what the verifier has run itself.
+    """
+
+    outcome: Literal["PASS", "FAIL", "PARTIAL"]
+    tree: str
+    evidence: tuple[str, ...] = ()
+    receipts: tuple[Receipt, ...] = ()
