@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from importlib import resources
 
+from minimax_code.skills.prompt import prompt_of
 from minimax_code.workbench.files import EXTENSIONS, CodeFile, path_problem
 
 _FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[ \t]*([^\n`]*)$")
@@ -25,7 +25,7 @@ def request_for_files(
     files: Sequence[CodeFile],
 ) -> tuple[str, str]:
     """What a model is told and asked: `generate.md`, and the prompt with what else was said, a line each."""
-    system = resources.files("minimax_code.skills").joinpath("generate.md").read_text(encoding="utf-8")
+    system = prompt_of("generate")
     wishes = {
         "Language": language,
         "Framework": framework,
