@@ -1,4 +1,4 @@
-"""What all tests share: the default model, fetched once into the user's cache, and a tiny one with random weights."""
+"""What all tests share: the default model, fetched once into the user's cache, a tiny random one, and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from helpers import interpreter
+from helpers.postgres import postgres
 from helpers.tiny import write_tiny_model
 from openm3 import hub
 from openm3.engine.llm import LLM
@@ -32,6 +33,13 @@ def _data_folder(tmp_path_factory: pytest.TempPathFactory) -> Generator[None, No
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
         yield
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> Generator[str, None, None]:
+    """A PostgreSQL server's maintenance database; each test makes a schema of its own in it."""
+    with postgres() as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

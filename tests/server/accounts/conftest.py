@@ -8,16 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from helpers.postgres import new_schema, postgres
+from helpers.clock import Clock
+from helpers.postgres import new_schema
 from openm3.server.accounts.database import Database
 
 _names = itertools.count()
-
-
-@pytest.fixture(scope="session")
-def postgres_url() -> Generator[str, None, None]:
-    with postgres() as url:
-        yield url
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -34,16 +29,6 @@ def database(database_url: str) -> Generator[Database, None, None]:
     opened.migrate()
     yield opened
     opened.close()
-
-
-class Clock:
-    """Seconds since 1970, as a test says."""
-
-    def __init__(self, now: float) -> None:
-        self.now = now
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture
