@@ -16,6 +16,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from helpers.images import write_image_pipeline
 from helpers.live_server import live_server
 from helpers.scripted import ScriptedService
 from openm3.server.app import create_app
@@ -39,6 +40,8 @@ PLAIN: dict[str, dict[str, Any]] = {
     "POST /anthropic/v1/messages": MESSAGES,
     "POST /v1/messages/count_tokens": {"model": "default", "messages": HI},
     "POST /anthropic/v1/messages/count_tokens": {"model": "default", "messages": HI},
+    "POST /v1/images/generate": {"prompt": "hi", "openm3": {"steps": 1}},
+    "POST /v1/images/generations": {"prompt": "hi", "openm3": {"steps": 1}},
 }
 EASY = {"prompt", "stream", "seed", "n", "stop", "logprobs", "metadata", "user", "instructions", "system"}
 
@@ -48,8 +51,10 @@ QUICK = settings(
 
 
 @pytest.fixture(scope="module")
-def operations() -> Generator[dict[str, Any], None, None]:
-    with live_server(ScriptedService()) as url:
+def operations(tmp_path_factory: pytest.TempPathFactory) -> Generator[dict[str, Any], None, None]:
+    images = tmp_path_factory.mktemp("models") / "images"
+    write_image_pipeline(images)
+    with live_server(ScriptedService(), images=str(images), max_image_pixels=32 * 32, max_image_steps=2) as url:
         document = schemathesis.openapi.from_url(f"{url}/openapi.json")
         found = [each.ok() for each in document.get_all_operations()]
         yield {operation.label: operation for operation in found}

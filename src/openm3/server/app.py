@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def create_app(backend: Backend | None, settings: Settings | None = None) -> FastAPI:
     """The application that serves `backend`, which it starts and closes with itself; without one, the upstreams.
 
-    `app.state.front` is what stands before them.
+    `app.state.front` is what stands before them, `app.state.extras` what there is beside.
     """
     settings, metrics = settings or Settings(), Metrics()
     accounts = accounts_of(settings)
@@ -60,7 +60,7 @@ def create_app(backend: Backend | None, settings: Settings | None = None) -> Fas
 
     # No documentation pages: they would load scripts of third parties. The document itself is there.
     app = FastAPI(title="OpenM3", version=openm3.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.front = front
+    app.state.front, app.state.extras = front, extras
     # Those added last are the outer ones.
     if isinstance(front, Gate):
         app.add_middleware(Doorkeeper, gate=front)

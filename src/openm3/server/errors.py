@@ -96,6 +96,11 @@ class ApiError(HTTPException):
         return Response(self.body(shape, request_id), self.status_code, self.headers, media_type="application/json")
 
 
+def timed_out(limit_s: float) -> ApiError:
+    """What a client is told whose answer isn't there in time."""
+    return ApiError(504, f"the answer took longer than {limit_s:g} seconds", code="timeout")
+
+
 def as_api_error(error: Exception, request_id: str) -> ApiError:
     """The failure to report for an exception; what nobody foresaw is logged and told without its text."""
     match error:

@@ -1,4 +1,4 @@
-"""What the server has beside the answers of its model: embeddings and code."""
+"""What the server has beside the answers of its model: embeddings, images and code."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from openm3.server.batches import Batches
 from openm3.server.callers import ANONYMOUS, Caller
 from openm3.server.embedders import SentenceEmbedder
 from openm3.server.files import FileStore
-from openm3.server.routes import batches, code, embeddings, files
+from openm3.server.images import DiffusersGenerator
+from openm3.server.routes import batches, code, embeddings, files, images
 from openm3.server.schema.embeddings import EmbeddingRequest
 from openm3.server.settings import Settings
 
@@ -36,7 +37,8 @@ class Extras:
         self._backend, self._accounts = backend, accounts
         self._batches: Batches | None = None
         self._embedders = [SentenceEmbedder(settings.embeddings)]
-        self.routers: list[APIRouter] = [embeddings.router(self._embedders)]
+        self._images = DiffusersGenerator(Path(settings.images)) if settings.images else None
+        self.routers: list[APIRouter] = [embeddings.router(self._embedders), images.router(self._images, settings)]
         self.body_limits: dict[str, tuple[int, float]] = {}
         if settings.data is not None:
             store = FileStore(
@@ -64,8 +66,14 @@ class Extras:
         if self._batches is not None:
             await self._batches.start()
 
+    async def cancel(self) -> None:
+        """Ends the requests that take long, each with an error."""
+        if self._images is not None:
+            await self._images.aclose()
+
     async def aclose(self) -> None:
         """Ends what is going on in the background."""
+        await self.cancel()
         if self._batches is not None:
             await self._batches.aclose()
         for embedder in self._embedders:

@@ -13,7 +13,7 @@ from openm3.engine.fairness import ALONE, Share
 from openm3.engine.output import Delta, Event
 from openm3.engine.params import SamplingParams
 from openm3.engine.prompt import Prompt
-from openm3.server.errors import ApiError
+from openm3.server.errors import ApiError, timed_out
 from openm3.server.metrics import Load, Metrics, ModelMetrics
 from openm3.server.record import Record
 from openm3.server.schema.health import Health
@@ -113,8 +113,7 @@ class Gate:
                     except TimeoutError:
                         if not limit.expired():
                             raise
-                        message = f"the answer took longer than {self._settings.request_s:g} seconds"
-                        raise ApiError(504, message, code="timeout") from None
+                        raise timed_out(self._settings.request_s) from None
                     if event is None:
                         return
                     if waits:

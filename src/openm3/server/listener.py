@@ -82,4 +82,4 @@ class Server(uvicorn.Server):
 
     async def _cancel_requests(self) -> None:
         await asyncio.sleep(self._settings.grace_s)
-        await self._app.state.front.aclose()
+        await asyncio.gather(self._app.state.front.aclose(), self._app.state.extras.cancel())

@@ -35,6 +35,14 @@ class Settings:
         "sentence-transformers, or a hub id. It is loaded, and fetched where needed, when first asked.",
         metavar="MODEL",
     )
+    images: str | None = setting(
+        None,
+        "What /v1/images draws with: the folder of a diffusers pipeline (pip install 'openm3[images]'). It is loaded "
+        "when first asked.",
+        metavar="DIR",
+    )
+    max_image_pixels: int = setting(1 << 20, "The largest image, width times height.", metavar="N")
+    max_image_steps: int = setting(100, "Steps of an image.", metavar="N")
     data: str | None = setting(
         None, "Folder of uploaded files and batches.  [default: the platform's data folder]", metavar="DIR"
     )
@@ -78,6 +86,8 @@ class Settings:
             raise InputError("max_waiting", f"{self.max_waiting} is below 0")
         for name in (
             "max_body_bytes",
+            "max_image_pixels",
+            "max_image_steps",
             "max_file_bytes",
             "max_files_bytes",
             "upload_s",
@@ -91,8 +101,6 @@ class Settings:
         ):
             if not getattr(self, name) > 0:
                 raise InputError(name, f"{getattr(self, name)} is not above 0")
-        if not self.max_body_bytes > 0:
-            raise InputError("max_body_bytes", f"{self.max_body_bytes} is not above 0")
         if not self.max_stored_bytes >= 0:
             raise InputError("max_stored_bytes", f"{self.max_stored_bytes} is below 0")
         if not self.grace_s >= 0:

@@ -12,7 +12,7 @@ from fastapi import Request, Response
 
 from openm3.server.callers import caller_of
 from openm3.server.disconnect import EventStream, until_disconnect
-from openm3.server.errors import ApiError
+from openm3.server.errors import ApiError, timed_out
 from openm3.server.metrics import Load, Metrics
 from openm3.server.schema.health import Health
 from openm3.server.upstreams.asked import Asked
@@ -106,7 +106,7 @@ class Relay:
                 raise
         if self._is_cut:
             raise ApiError(503, "the server is stopping; the answer is incomplete", code="cancelled")
-        raise ApiError(504, f"the answer took longer than {self.request_s:g} seconds", code="timeout")
+        raise timed_out(self.request_s)
 
     @contextmanager
     def counted(self, model: str) -> Iterator[None]:
