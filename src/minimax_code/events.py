@@ -170,6 +170,28 @@ class TaskEnded(Event):
     result: dict[str, Any]
 
 
+class WorkerStarted(Event):
+    """A worker takes the job up, for the first time or again; `version` is of the package that it runs."""
+
+    worker: str
+    token: int
+    version: str
+
+
+class WorkerStopped(Event):
+    """A worker lets go of the job before its end. One that was killed leaves no such event."""
+
+    reason: Literal["paused", "cancelled", "failed", "stopped"]
+    message: str = ""
+
+
+class CheckpointReached(Event):
+    """So many hours have been worked, and the user wants to be told; `tree` is what the files are."""
+
+    hours: float
+    tree: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recorded:
     """An event in its log; `seq` counts from 1 within a job."""

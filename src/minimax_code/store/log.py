@@ -14,11 +14,15 @@ from minimax_code.events import Event, Recorded
 from minimax_code.store.chain import START, read_rows, row_of
 from minimax_code.store.database import Database
 from minimax_code.store.lease import Lease
+from minimax_code.store.row import Wish
 from minimax_code.store.tables import events, jobs
 
 
 class StoredLog:
     """The events of one job, which the holder of its lease may add to; a `Log`.
+
+    Attributes:
+        wish: what the user wanted of the job when it was last written to.
 
     Raises:
         StoreError: they can't be read, or are not what was written.
@@ -30,6 +34,7 @@ class StoredLog:
             rows = read_rows(connection, lease.job)
         self._recorded = [row.recorded for row in rows]
         self._hash = rows[-1].hash if rows else START
+        self.wish: Wish = "run"
         self._turn = threading.Lock()
 
     @property
@@ -43,8 +48,7 @@ class StoredLog:
         Raises:
             StoreError: it can't be written, or (`LeaseError`) another worker has taken the job.
         """
-        # Who is cancelled here may have written it all the same: `recorded` says so.
-        return await asyncio.to_thread(self._append, event, None)
+        return await self._written(event, None)
 
     async def end(self, event: Event, outcome: str) -> Recorded:
         """Writes the last event, the job's outcome with it.
@@ -52,7 +56,17 @@ class StoredLog:
         Raises:
             StoreError: as `append`.
         """
-        return await asyncio.to_thread(self._append, event, outcome)
+        return await self._written(event, outcome)
+
+    async def _written(self, event: Event, outcome: str | None) -> Recorded:
+        writing = asyncio.ensure_future(asyncio.to_thread(self._append, event, outcome))
+        try:
+            return await asyncio.shield(writing)
+        except (
+            asyncio.CancelledError
+        ):  # the thread goes on: when this is raised, `recorded` has the event or never will
+            await asyncio.wait([writing])
+            raise
 
     def _append(self, event: Event, outcome: str | None) -> Recorded:
         with self._turn:
@@ -62,20 +76,24 @@ class StoredLog:
             moved = (
                 jobs.update()
                 .where(jobs.c.id == row.job, jobs.c.token == self._lease.token, jobs.c.seq == seq - 1)
+                .where(jobs.c.outcome.is_(None))
                 .values(seq=seq, hash=row.hash, outcome=outcome)
+                .returning(jobs.c.wish)
             )
             with self._database.write() as connection:
-                if connection.execute(moved).rowcount == 0:
+                wish: Wish | None = connection.execute(moved).scalar_one_or_none()
+                if wish is None:
                     raise self._refusal(connection)
                 connection.execute(events.insert().values(**asdict(row)))
+            self.wish = wish
             self._hash = row.hash
             self._recorded.append(recorded)
             return recorded
 
     def _refusal(self, connection: sa.Connection) -> StoreError:
-        owner, token = connection.execute(
-            sa.select(jobs.c.owner, jobs.c.token).where(jobs.c.id == self._lease.job)
-        ).one()
-        if token != self._lease.token:
-            return LeaseError(f"{self._lease.job} was taken by {owner}: nothing more of it can be written here")
-        return StoreError(f"{self._lease.job} has events that this log didn't write: open it again")
+        job = connection.execute(jobs.select().where(jobs.c.id == self._lease.job)).one()
+        if job.token != self._lease.token:
+            return LeaseError(f"{job.id} was taken by {job.owner}: nothing more of it can be written here")
+        if job.outcome is not None:
+            return StoreError(f"{job.id} has ended ({job.outcome}): nothing can follow")
+        return StoreError(f"{job.id} has events that this log didn't write: open it again")

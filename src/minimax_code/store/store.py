@@ -132,11 +132,16 @@ class Store:
             raise LeaseError(f"{lease.job} was taken by another worker")
         return wish
 
-    def release(self, lease: Lease) -> None:
-        """Lets others take the job at once. It changes nothing if somebody has already taken it."""
+    def release(self, lease: Lease, worked_s: float = 0.0) -> None:
+        """Lets others take the job at once. It changes nothing if somebody has already taken it.
+
+        Args:
+            worked_s: as in `renew`.
+        """
         mine = (jobs.c.id == lease.job) & (jobs.c.token == lease.token)
+        released = jobs.update().where(mine).values(lease_until=0.0, worked_s=jobs.c.worked_s + worked_s)
         with self._database.write() as connection:
-            connection.execute(jobs.update().where(mine).values(lease_until=0.0))
+            connection.execute(released)
 
     def log(self, job: str, lease: Lease) -> StoredLog:
         """The log of a job that `lease` is of. One at a time: parallel agents of a job share it.

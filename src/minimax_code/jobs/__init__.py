@@ -1,0 +1,1 @@
+"""Jobs that outlive the process that started them: their workers, and the handle that their user has."""

@@ -1,0 +1,114 @@
+"""Works on a job: for as long as it holds the lease, and until the work ends or the user wants it otherwise."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Literal
+
+from minimax_code.errors import CodeError, LeaseError, StoreError
+from minimax_code.events import Log, WorkerStarted, WorkerStopped
+from minimax_code.jobs.clock import Clock
+from minimax_code.jobs.gate import GatedLog
+from minimax_code.store import Lease, Store, StoredLog
+
+LEASE_S = 30.0
+
+Work = Callable[[Mapping[str, Any], Log, float], Awaitable[object]]
+"""What is done: it gets the job's spec, its log, and for how many seconds the job has been worked on before. It goes
+on from what the log says, and its last event is a `TaskEnded`."""
+
+
+async def work_on(store: Store, lease: Lease, work: Work, *, clock: Clock | None = None) -> None:
+    """Does the work of a job until it ends, or is paused or cancelled; then gives the lease back.
+
+    Raises:
+        LeaseError: another worker has taken the job, after this one was frozen or cut off.
+        CodeError: what ended the work; the job can be resumed.
+    """
+    worker = _Worker(store, lease, clock or Clock())
+    try:
+        await worker.run(work)
+    finally:
+        await worker.release()
+
+
+class _Worker:
+    def __init__(self, store: Store, lease: Lease, clock: Clock) -> None:
+        self._store, self._lease, self._clock = store, lease, clock
+        self._row = store.job(lease.job)
+        self._log: StoredLog = store.log(lease.job, lease)
+        self._began = self._counted = clock.monotonic()
+        self._task: asyncio.Future[object] | None = None
+        self._cause: Literal["paused", "cancelled", "lost"] | None = None  # why the work was cut short
+
+    async def run(self, work: Work) -> None:
+        await self._log.append(self._start())
+        spec, hours = self._row.spec, self._row.spec.get("checkpoint_hours")
+        gate = GatedLog(self._log, hours=hours, worked_s=self._worked_s, stop=self._cut)
+        self._task = asyncio.ensure_future(work(spec, gate, self._row.worked_s))
+        beat = asyncio.create_task(self._keep_lease())
+        try:
+            await self._task
+        except asyncio.CancelledError:
+            await self._end_work()
+            await self._tell_why()
+        except StoreError:
+            raise  # what can't be written can't be told either
+        except Exception as error:
+            told = str(error) if isinstance(error, CodeError) else f"{type(error).__name__}: {error}"
+            await self._log.append(WorkerStopped(reason="failed", message=told))
+            raise
+        finally:
+            beat.cancel()
+            await asyncio.wait([beat])
+
+    async def release(self) -> None:
+        with contextlib.suppress(StoreError):  # it runs out by itself
+            await asyncio.to_thread(self._store.release, self._lease, self._clock.monotonic() - self._counted)
+
+    def _start(self) -> WorkerStarted:
+        version = importlib.metadata.version("openm3")
+        return WorkerStarted(worker=self._lease.owner, token=self._lease.token, version=version)
+
+    def _worked_s(self) -> float:
+        return self._row.worked_s + self._clock.monotonic() - self._began
+
+    def _cut(self, *, lost: bool = False) -> None:
+        self._cause = self._cause or ("lost" if lost else "cancelled" if self._log.wish == "cancel" else "paused")
+        if self._task:
+            self._task.cancel()
+
+    async def _end_work(self) -> None:
+        assert self._task
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _tell_why(self) -> None:
+        match self._cause:
+            case "lost":
+                raise LeaseError(f"{self._lease.job} was taken by another worker: this one lets go of it")
+            case "cancelled":
+                await self._log.end(WorkerStopped(reason="cancelled"), "cancelled")
+            case "paused":
+                await self._log.append(WorkerStopped(reason="paused"))
+            case None:  # this process is to end
+                await self._log.append(WorkerStopped(reason="stopped"))
+                raise asyncio.CancelledError
+
+    async def _keep_lease(self) -> None:
+        """Renews the lease in time, and cuts the work short if it is lost or the user wants the job cancelled."""
+        while True:
+            await asyncio.sleep(self._lease.seconds / 3)
+            now = self._clock.monotonic()
+            try:
+                self._log.wish = await asyncio.to_thread(self._store.renew, self._lease, now - self._counted)
+            except LeaseError:
+                return self._cut(lost=True)
+            except StoreError:  # the next event says so too, and louder
+                continue
+            self._counted = now
+            if self._log.wish == "cancel":
+                return self._cut()
