@@ -1,0 +1,245 @@
+"""Workers that are killed, frozen, replaced by another version, or that find the disk full."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+import minimax_code
+from helpers.steps import UNKNOWN, work
+from minimax_code.events import ToolEnded, ToolIntended, Unknown, WorkerStarted
+from minimax_code.jobs.worker import work_on
+from minimax_code.store import Store
+
+NUM_STEPS = 3
+
+# Works on a job in a process of its own for each line that it reads, and dies there at the n-th time that an event is
+# about to be written ("before"), is being committed ("during"), or has been written ("after"). What is slow is
+# imported once.
+WORKERS = """
+import asyncio, os, signal, sys
+from pathlib import Path
+import sqlalchemy as sa
+from helpers.steps import work
+from minimax_code.jobs.worker import work_on
+from minimax_code.store import Store, StoredLog
+
+def die_at(n, when, append=StoredLog._append):
+    count = 0
+    def counted(self, *event):
+        nonlocal count
+        count += 1
+        if (count, when) == (n, "before"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if (count, when) == (n, "during"):
+            kill = lambda connection: os.kill(os.getpid(), signal.SIGKILL)
+            sa.event.listen(self._database._engine, "commit", kill)
+        recorded = append(self, *event)
+        if (count, when) == (n, "after"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return recorded
+    StoredLog._append = counted
+
+for line in sys.stdin:
+    url, job, effects, n, when = line.split()
+    if not (pid := os.fork()):
+        die_at(int(n), when)
+        store = Store(url)
+        asyncio.run(work_on(store, store.lease(job, f"worker-{n}", 0), work(Path(effects), int(sys.argv[1]))))
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
+
+
+@contextmanager
+def python(script: str, *arguments: object, path: tuple[str, ...] = ()) -> Generator[subprocess.Popen[str], None, None]:
+    """A process that runs a script, with other folders in front of the modules' path."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*path, *sys.path])}
+    command = [sys.executable, "-c", script, *map(str, arguments)]
+    with subprocess.Popen(
+        command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        yield process
+        process.kill()
+
+
+def lines(effects: Path) -> list[str]:
+    return effects.read_text().split()
+
+
+@pytest.mark.parametrize("when", ["before", "during", "after"])
+def test_kill_9_at_every_event(when: str, tmp_path: Path) -> None:
+    """What was done is done once, and all of it is in the end; a step that was cut off is told as such."""
+    num_unknown = 0
+    with python(WORKERS, NUM_STEPS) as workers:
+        assert workers.stdin and workers.stdout
+        for n in range(1, 100):
+            url, effects = str(tmp_path / f"{n}.db"), tmp_path / f"effects-{n}"
+            store = Store(url)
+            job = store.create({})
+            print(url, job, effects, n, when, file=workers.stdin, flush=True)
+            code = int(workers.stdout.readline())
+            if code == 0:  # it had fewer events than that
+                break
+            assert code == -signal.SIGKILL
+            assert len(store.events(job)) == (n if when == "after" else n - 1)
+            if not store.job(job).outcome:
+                asyncio.run(work_on(store, store.lease(job, "second", 10), work(effects, NUM_STEPS)))
+            assert store.job(job).state == "passed"
+            assert lines(effects) == [str(i) for i in range(NUM_STEPS)]
+            events = [one.event for one in store.events(job)]
+            intended = [one.call.id for one in events if isinstance(one, ToolIntended)]
+            ended = [one for one in events if isinstance(one, ToolEnded)]
+            assert [one.call_id for one in ended] == intended, "each call has one outcome"
+            num_unknown += sum(one.output == UNKNOWN for one in ended)
+            store.close()
+    # The beginning, two events for each step, and the end: the kill between them leaves the step's outcome unknown.
+    assert n == 2 * NUM_STEPS + 3
+    assert num_unknown == NUM_STEPS
+
+
+FROZEN = """
+import asyncio, sys, time
+from pathlib import Path
+from helpers.steps import work
+from minimax_code.jobs.worker import work_on
+from minimax_code.store import Store
+
+async def during(i):
+    print("in step", i, flush=True)
+    while not Path(sys.argv[4]).exists():  # without a look at anything else: what it does next is write
+        time.sleep(0.01)
+
+store = Store(sys.argv[1])
+lease = store.lease(sys.argv[2], "frozen", 0.2)
+asyncio.run(work_on(store, lease, work(Path(sys.argv[3]), 3, during)))
+"""
+
+
+def test_a_worker_that_was_frozen_past_its_lease(store_url: str, tmp_path: Path) -> None:
+    store = Store(store_url)
+    job, effects, thaw = store.create({}), tmp_path / "effects", tmp_path / "thaw"
+    with python(FROZEN, store_url, job, effects, thaw) as worker:
+        assert worker.stdout and worker.stderr
+        assert worker.stdout.readline() == "in step 0\n"
+        worker.send_signal(signal.SIGSTOP)
+        deadline = time.monotonic() + 20
+        while store.job(job).leased and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert store.job(job).state == "crashed_resumable"
+        asyncio.run(work_on(store, store.lease(job, "second", 10), work(effects, 3)))
+        before = store.events(job)
+        thaw.touch()
+        worker.send_signal(signal.SIGCONT)
+        assert worker.wait(20) == 1
+        assert f"LeaseError: {job} was taken by second: nothing more of it can be written here" in worker.stderr.read()
+    assert store.events(job) == before
+    assert store.job(job).state == "passed"
+    assert lines(effects) == ["0", "1", "2"]
+    store.close()
+
+
+FILLING = """
+import asyncio, os, sys
+from pathlib import Path
+from minimax_code.errors import StoreError
+from minimax_code.events import Told
+from minimax_code.store import Store
+
+folder = Path(sys.argv[1])
+ballast = folder / "ballast"
+ballast.write_bytes(b"x" * 500_000)
+store = Store(str(folder / "jobs.db"))
+lease = store.lease(store.create({}), "w", 1000)
+log = store.log(lease.job, lease)
+num_written, refused = 0, ""
+while not refused:
+    try:
+        asyncio.run(log.append(Told(text="x" * 40_000)))
+        num_written += 1
+    except StoreError as error:
+        refused = str(error)
+assert len(store.events(lease.job)) == num_written > 3
+ballast.unlink()
+asyncio.run(log.append(Told(text="there is room again")))
+assert len(store.events(lease.job)) == num_written + 1
+print(refused)
+"""
+
+
+def test_a_disk_that_is_full(tmp_path: Path) -> None:
+    """A file system of two megabytes: the event that doesn't fit is refused, and those before it are whole."""
+    command = ["bwrap", "--dev-bind", "/", "/", "--size", "2000000", "--tmpfs", tmp_path, sys.executable, "-c", FILLING]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([*command, tmp_path], capture_output=True, text=True, env=environment, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.fullmatch(r"the store \S+jobs.db can't be used: (database or disk is full|disk I/O error)\n", done.stdout)
+
+
+OF_ANY_VERSION = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from helpers.steps import work
+from minimax_code import events
+from minimax_code.jobs.worker import work_on
+from minimax_code.store import Store
+
+store = Store(sys.argv[1])
+effects, num_steps = Path(sys.argv[3]), int(sys.argv[4])
+
+async def during(i):
+    if i == int(sys.argv[5]):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+async def steps(spec, log, worked_s):
+    if hasattr(events, "Dreamt"):
+        await log.append(events.Dreamt(of="sheep"))
+    await work(effects, num_steps, during)(spec, log, worked_s)
+
+asyncio.run(work_on(store, store.lease(sys.argv[2], "w", 0), steps))
+"""
+
+
+def test_the_package_changes_in_the_middle(tmp_path: Path) -> None:
+    """A worker dies, a newer version goes on and dies, and the old one ends what the newer one wrote events of."""
+    newer = tmp_path / "newer"
+    shutil.copytree(Path(minimax_code.__path__[0]), newer / "minimax_code")
+    events = (newer / "minimax_code" / "events.py").read_text()
+    assert "    failed: bool\n" in events
+    events = events.replace("    failed: bool\n", "    failed: bool\n    mood: str = 'calm'\n")
+    events = events.replace("class Told(Event):", "class Dreamt(Event):\n    of: str\n\n\nclass Told(Event):")
+    (newer / "minimax_code" / "events.py").write_text(events)
+    (newer / "openm3-9.9.dist-info").mkdir()
+    (newer / "openm3-9.9.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: openm3\nVersion: 9.9\n")
+
+    url, effects = str(tmp_path / "jobs.db"), tmp_path / "effects"
+    store = Store(url)
+    job = store.create({})
+    for path, dies_at in (((), 1), ((str(newer),), 3), ((), -1)):
+        with python(OF_ANY_VERSION, url, job, effects, 5, dies_at, path=path) as worker:
+            assert worker.stderr
+            code = worker.wait(60)
+            assert code == (-signal.SIGKILL if dies_at >= 0 else 0), worker.stderr.read()
+    assert store.job(job).state == "passed"
+    assert lines(effects) == ["0", "1", "2", "3", "4"]
+    recorded = [one.event for one in store.events(job)]
+    ours = importlib.metadata.version("openm3")
+    assert [one.version for one in recorded if isinstance(one, WorkerStarted)] == [ours, "9.9", ours]
+    assert Unknown(kind="Dreamt", data={"of": "sheep"}) in recorded
+    with store._database.read() as connection:
+        data = connection.execute(sa.text("SELECT data FROM events WHERE kind = 'ToolEnded'")).scalars().all()
+    assert sum("calm" in text for text in data) == 2, "what the newer one wrote is kept whole"
+    store.close()
