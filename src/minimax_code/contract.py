@@ -14,22 +14,22 @@ class Check(Record):
     """A command, and how it has to end.
 
     Attributes:
+        exit_code: None where `cases` decide, and whatever else fails has failed before too.
         cases: tests that have to be among those that pass; one that was skipped, renamed or removed has not passed.
     """
 
     command: tuple[str, ...]
-    exit_code: int = 0
+    exit_code: int | None = 0
     cases: tuple[str, ...] = ()
 
     def is_met_by(self, receipt: Receipt) -> bool:
         """Whether the receipt is one of this command that ended as it has to."""
         outcomes = {case.name: case.outcome for case in receipt.cases}
-        return (
-            receipt.command == self.command
-            and receipt.exit_code == self.exit_code
-            and not {"failed", "error"} & set(outcomes.values())
-            and all(outcomes.get(name) == "passed" for name in self.cases)
-        )
+        if receipt.command != self.command or any(outcomes.get(name) != "passed" for name in self.cases):
+            return False
+        if self.exit_code is None:
+            return receipt.exit_code is not None and bool(self.cases)
+        return receipt.exit_code == self.exit_code and not {"failed", "error"} & set(outcomes.values())
 
 
 class Contract(Record):
@@ -41,7 +41,8 @@ class Contract(Record):
         forbidden: paths, or patterns of paths, that the work may not touch.
         min_coverage: percent of the changed lines that the tests have to run.
         origin: who set the checks: the user, or a model, whose tests then failed on the base first.
-        failed_before: tests that fail without the work, by assertion: what it has to bring about.
+        failed_before: tests that fail without the work: what it has to bring about. Those of a model's fail by assertion.
+        notes: what a reader has to know of how the checks came about.
     """
 
     checks: tuple[Check, ...]
@@ -50,6 +51,7 @@ class Contract(Record):
     min_coverage: float | None = None
     origin: Literal["user", "model"] = "user"
     failed_before: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def hashes(self) -> dict[str, str]:
@@ -57,10 +59,13 @@ class Contract(Record):
         return {path: hashlib.sha256(text.encode()).hexdigest() for path, text in self.frozen.items()}
 
     def is_met_by(self, receipts: Sequence[Receipt], tree: str) -> bool:
-        """Whether every check was met on just this tree; what was run on earlier files proves nothing of these."""
-        return bool(self.checks) and all(
-            any(receipt.tree == tree and check.is_met_by(receipt) for receipt in receipts) for check in self.checks
-        )
+        """Whether there are checks, and each was met on just this tree."""
+        return bool(self.checks) and not self.unmet(receipts, tree)
+
+    def unmet(self, receipts: Sequence[Receipt], tree: str) -> tuple[Check, ...]:
+        """Checks that no run on just this tree has met; what was run on earlier files proves nothing of these."""
+        mine = [receipt for receipt in receipts if receipt.tree == tree]
+        return tuple(check for check in self.checks if not any(check.is_met_by(receipt) for receipt in mine))
 
 
 class Verdict(Record):

@@ -1,4 +1,4 @@
-"""The prompts of skills: Markdown files beside this one. Change them there; nothing else says what a model is asked."""
+"""Prompts: Markdown files in a folder of their package. Change them there; nothing else says what a model is asked."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from functools import cache
 from importlib import resources
 
 
-def prompt_of(name: str, **values: str) -> str:
+def prompt_of(name: str, package: str = "minimax_code.skills", /, **values: str) -> str:
     """A prompt by its file's name, with each `{placeholder}` replaced.
 
     What is put in is not looked at again, so braces in somebody's code stay what they are.
     """
-    return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), _read(name))
+    return re.sub(r"\{(\w+)\}", lambda match: values.get(match[1], match[0]), _read(package, name))
 
 
 @cache
-def _read(name: str) -> str:
-    return resources.files("minimax_code.skills").joinpath(f"prompts/{name}.md").read_text(encoding="utf-8").strip()
+def _read(package: str, name: str) -> str:
+    return resources.files(package).joinpath(f"prompts/{name}.md").read_text(encoding="utf-8").strip()

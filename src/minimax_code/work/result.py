@@ -65,6 +65,11 @@ class TaskResult(Record):
         )
 
     @property
+    def is_final(self) -> bool:
+        """Whether there is nothing to go on with; the other states can be resumed, with more budget or an answer."""
+        return self.state in ("passed", "partial", "failed")
+
+    @property
     def tests_passed(self) -> int:
         """Tests that passed on the files of the diff; one that ran several times counts once."""
         mine = (receipt for receipt in self.receipts if receipt.tree == self.tree)
