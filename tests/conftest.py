@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from helpers import interpreter
-from helpers.postgres import postgres
 from helpers.tiny import write_tiny_model
 from openm3 import hub
 from openm3.engine.llm import LLM
@@ -38,6 +37,8 @@ def _data_folder(tmp_path_factory: pytest.TempPathFactory) -> Generator[None, No
 @pytest.fixture(scope="session")
 def postgres_url() -> Generator[str, None, None]:
     """A PostgreSQL server's maintenance database; each test makes a schema of its own in it."""
+    from helpers.postgres import postgres  # its driver is not where only the GPU's tests run
+
     with postgres() as url:
         yield url
 
