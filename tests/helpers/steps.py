@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 from minimax_code.events import Log, TaskEnded, ToolEnded, ToolIntended
+from minimax_code.jobs.worker import Assignment
 from minimax_code.model import ToolCall
 
 UNKNOWN = "outcome unknown"
@@ -15,14 +15,14 @@ UNKNOWN = "outcome unknown"
 
 def work(
     effects: Path, num_steps: int, during: Callable[[int], Awaitable[None]] | None = None
-) -> Callable[[Mapping[str, Any], Log, float], Awaitable[None]]:
+) -> Callable[[Assignment, Log], Awaitable[None]]:
     """Work whose step i adds the line "i" to a file, and that looks at this file before it decides what is next.
 
     Args:
         during: is awaited in the middle of each step.
     """
 
-    async def run(spec: Mapping[str, Any], log: Log, worked_s: float) -> None:
+    async def run(assignment: Assignment, log: Log) -> None:
         calls = [one.event.call.id for one in log.recorded if isinstance(one.event, ToolIntended)]
         ended = {one.event.call_id for one in log.recorded if isinstance(one.event, ToolEnded)}
         for call in calls:

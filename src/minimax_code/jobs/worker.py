@@ -6,9 +6,10 @@ import asyncio
 import contextlib
 import importlib.metadata
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from minimax_code.errors import CodeError, LeaseError, StoreError
+from minimax_code.errors import CodeError, LeaseError, ModelError, StoreError
 from minimax_code.events import Log, WorkerStarted, WorkerStopped
 from minimax_code.jobs.clock import Clock
 from minimax_code.jobs.gate import GatedLog
@@ -16,9 +17,26 @@ from minimax_code.store import Lease, Store, StoredLog
 
 LEASE_S = 30.0
 
-Work = Callable[[Mapping[str, Any], Log, float], Awaitable[object]]
-"""What is done: it gets the job's spec, its log, and for how many seconds the job has been worked on before. It goes
-on from what the log says, and its last event is a `TaskEnded`."""
+
+@dataclass(frozen=True, kw_only=True)
+class Assignment:
+    """What a worker has to do.
+
+    Attributes:
+        owner: the worker's name, which it keeps for as long as it is started again in its own place.
+        spec: of the job.
+        worked_s: for how many seconds the job has been worked on before.
+    """
+
+    job: str
+    owner: str
+    spec: Mapping[str, Any]
+    worked_s: float
+    clock: Clock
+
+
+Work = Callable[[Assignment, Log], Awaitable[object]]
+"""What is done: it goes on from what the log says, and its last event is a `TaskEnded`."""
 
 
 async def work_on(store: Store, lease: Lease, work: Work, *, clock: Clock | None = None) -> None:
@@ -26,7 +44,7 @@ async def work_on(store: Store, lease: Lease, work: Work, *, clock: Clock | None
 
     Raises:
         LeaseError: another worker has taken the job, after this one was frozen or cut off.
-        CodeError: what ended the work; the job can be resumed.
+        CodeError: what ended the work. The job is paused, but for a model or a store that may be there again soon.
     """
     worker = _Worker(store, lease, clock or Clock())
     try:
@@ -46,9 +64,12 @@ class _Worker:
 
     async def run(self, work: Work) -> None:
         await self._log.append(self._start())
-        spec, hours = self._row.spec, self._row.spec.get("checkpoint_hours")
+        row, hours = self._row, self._row.spec.get("checkpoint_hours")
+        assignment = Assignment(
+            job=row.id, owner=self._lease.owner, spec=row.spec, worked_s=row.worked_s, clock=self._clock
+        )
         gate = GatedLog(self._log, hours=hours, worked_s=self._worked_s, stop=self._cut)
-        self._task = asyncio.ensure_future(work(spec, gate, self._row.worked_s))
+        self._task = asyncio.ensure_future(work(assignment, gate))
         beat = asyncio.create_task(self._keep_lease())
         try:
             await self._task
@@ -60,6 +81,8 @@ class _Worker:
         except Exception as error:
             told = str(error) if isinstance(error, CodeError) else f"{type(error).__name__}: {error}"
             await self._log.append(WorkerStopped(reason="failed", message=told))
+            if isinstance(error, CodeError) and not isinstance(error, ModelError):  # trying again would change nothing
+                await asyncio.to_thread(self._store.wish, self._lease.job, "pause")
             raise
         finally:
             beat.cancel()

@@ -39,6 +39,11 @@ class JobRow:
     told: int
 
     @property
+    def has_ended(self) -> bool:
+        """Whether nobody will work on it any more."""
+        return self.outcome is not None or self.state == "cancelled"
+
+    @property
     def state(self) -> str:
         """The outcome; before there is one: waiting, running, pausing, paused, cancelling, cancelled or crashed.
 

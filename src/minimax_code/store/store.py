@@ -21,6 +21,8 @@ from minimax_code.store.log import StoredLog
 from minimax_code.store.row import JobRow, Wish
 from minimax_code.store.tables import jobs
 
+_WANTED = (jobs.c.wish == "run") & jobs.c.outcome.is_(None)
+
 
 def default_url() -> str:
     """SQLite's file in the platform's data folder."""
@@ -92,15 +94,23 @@ class Store:
         with self._database.write() as connection:
             connection.execute(jobs.update().where(kept).values(wish=wish))
 
+    def reopen(self, job: str) -> None:
+        """Lets workers take a job again that had ended, with more to spend for example."""
+        with self._database.write() as connection:
+            connection.execute(jobs.update().where(jobs.c.id == job).values(outcome=None, wish="run"))
+
     def lease(self, job: str, owner: str, seconds: float) -> Lease:
         """Takes a job, for `seconds` or until they are renewed.
+
+        An owner may take its own again at once: it knows that the worker that had it is dead.
 
         Raises:
             InputError: there is none of this id.
             LeaseError: another worker has it.
             StoreError: it has ended, or is paused.
         """
-        if lease := self._take(jobs.c.id == job, owner, seconds):
+        this = sa.select(jobs.c.id).where(jobs.c.id == job, self._is_free | (jobs.c.owner == owner), _WANTED)
+        if lease := self._take(this, owner, seconds):
             return lease
         row = self.job(job)
         if row.leased:
@@ -109,7 +119,9 @@ class Store:
 
     def lease_next(self, owner: str, seconds: float) -> Lease | None:
         """Takes the oldest job that waits, or whose worker is gone; None where there is none."""
-        return self._take(sa.true(), owner, seconds)
+        oldest = sa.select(jobs.c.id).where(self._is_free, _WANTED).order_by(jobs.c.created_at).limit(1)
+        # PostgreSQL gives different jobs to workers that ask at once; SQLite lets one at a time ask.
+        return self._take(oldest.with_for_update(skip_locked=True), owner, seconds)
 
     def renew(self, lease: Lease, worked_s: float = 0.0) -> Wish:
         """Makes a lease last again for its seconds from now, and returns what the user wants of the job.
@@ -163,15 +175,15 @@ class Store:
         """Closes all connections."""
         self._database.close()
 
-    def _take(self, which: sa.ColumnElement[bool], owner: str, seconds: float) -> Lease | None:
-        now = self._now()
-        free = which & (jobs.c.wish == "run") & jobs.c.outcome.is_(None) & (jobs.c.lease_until <= now)
-        first = sa.select(jobs.c.id).where(free).order_by(jobs.c.created_at).limit(1)
-        first = first.with_for_update(skip_locked=True)  # of PostgreSQL: workers that ask at once get different jobs
+    @property
+    def _is_free(self) -> sa.ColumnElement[bool]:
+        return jobs.c.lease_until <= self._now()
+
+    def _take(self, which: sa.Select[tuple[str]], owner: str, seconds: float) -> Lease | None:
         taken = (
             jobs.update()
-            .where(jobs.c.id == first.scalar_subquery())
-            .values(owner=owner, token=jobs.c.token + 1, lease_until=now + seconds)
+            .where(jobs.c.id == which.scalar_subquery())
+            .values(owner=owner, token=jobs.c.token + 1, lease_until=self._now() + seconds)
             .returning(jobs.c.id, jobs.c.token)
         )
         with self._database.write() as connection:

@@ -204,10 +204,10 @@ async def during(i):
     if i == int(sys.argv[5]):
         os.kill(os.getpid(), signal.SIGKILL)
 
-async def steps(spec, log, worked_s):
+async def steps(assignment, log):
     if hasattr(events, "Dreamt"):
         await log.append(events.Dreamt(of="sheep"))
-    await work(effects, num_steps, during)(spec, log, worked_s)
+    await work(effects, num_steps, during)(assignment, log)
 
 asyncio.run(work_on(store, store.lease(sys.argv[2], "w", 0), steps))
 """

@@ -10,7 +10,7 @@ from helpers.clock import Clock
 from helpers.steps import work
 from minimax_code.errors import LeaseError, ModelError
 from minimax_code.events import Log, TaskEnded, Told, ToolEnded, ToolIntended, WorkerStarted, WorkerStopped
-from minimax_code.jobs.worker import work_on
+from minimax_code.jobs.worker import Assignment, work_on
 from minimax_code.model import ToolCall
 from minimax_code.store import Store
 
@@ -57,7 +57,7 @@ def test_a_pause_lets_every_agent_end_its_step(store: Store) -> None:
     job = store.create({})
     begun = asyncio.Event()
 
-    async def agents(spec: object, log: Log, worked_s: float) -> None:
+    async def agents(assignment: Assignment, log: Log) -> None:
         async def slow() -> None:
             await log.append(ToolIntended(agent="slow", call=ToolCall(id="1", name="x"), tree=""))
             store.wish(job, "pause")
@@ -151,8 +151,8 @@ def test_nothing_follows_the_end(store: Store, effects: Path) -> None:
     job = store.create({})
     steps = work(effects, 1)
 
-    async def agents(spec: dict[str, str], log: Log, worked_s: float) -> None:
-        ending = asyncio.create_task(steps(spec, log, worked_s))
+    async def agents(assignment: Assignment, log: Log) -> None:
+        ending = asyncio.create_task(steps(assignment, log))
         while not store.job(job).outcome:
             await asyncio.sleep(0.001)
         await ending

@@ -143,9 +143,11 @@ def test_the_next_job_is_the_oldest_that_is_free(store: Store, clock: Clock) -> 
     leases = [store.lease_next("w", 10), store.lease_next("w", 10), store.lease_next("w", 10)]
     assert [lease and lease.job for lease in leases] == [jobs[0], jobs[2], None]
     store.wish(jobs[1], "run")
-    assert (lease := store.lease_next("w", 10)) and lease.job == jobs[1]
+    again = store.lease_next("w", 10)
+    assert again and again.job == jobs[1]
     clock.now += 10
-    assert (lease := store.lease_next("w", 10)) and (lease.job, lease.token) == (jobs[0], 2)
+    again = store.lease_next("w", 10)
+    assert again and (again.job, again.token) == (jobs[0], 2)
 
 
 def test_workers_that_ask_at_once_get_different_jobs(store: Store) -> None:
@@ -182,6 +184,30 @@ def test_states(store: Store, clock: Clock) -> None:
     store.wish(job, "cancel")
     row = store.job(job)
     assert (row.state, row.seq, row.worked_s, dict(row.spec)) == ("passed", 1, 2.5, {"description": "x"})
+
+
+def test_what_has_ended_can_be_reopened(store: Store) -> None:
+    lease = taken(store)
+    log = store.log(lease.job, lease)
+    asyncio.run(log.end(ENDED, "budget"))
+    with pytest.raises(StoreError, match=r"job-\w+ has ended \(budget\): nothing can follow"):
+        asyncio.run(log.append(INTENDED))
+    store.release(lease)
+    assert store.lease_next("b", 10) is None
+    store.reopen(lease.job)
+    again = store.lease_next("b", 10)
+    assert again and again.job == lease.job
+    add(store, again, INTENDED)
+
+
+def test_an_owner_takes_its_own_again_at_once(store: Store) -> None:
+    """Whoever started a worker knows that it is dead; the dead one's lease counts for nothing all the same."""
+    lease = taken(store, "a")
+    again = store.lease(lease.job, "a", 10)
+    assert again.token == lease.token + 1
+    with pytest.raises(LeaseError):
+        add(store, lease, INTENDED)
+    assert store.lease_next("a", 10) is None, "asking for any job is another matter"
 
 
 def test_a_cancelled_job_stays_cancelled(store: Store) -> None:
