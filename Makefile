@@ -2,13 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test postgres chromium lint types format bench asan serve clean
+.PHONY: demo test postgres chromium bubblewrap lint types format bench asan serve clean
 
 demo: .venv/serve  ## fetch the default model and ask it about this repository's own source
 	$(BIN)/openm3 ask --context src/openm3/engine/scheduler.py --context src/openm3/engine/pages.py \
 		--max-tokens 120 "What does this program do?"
 
-test: .venv/dev postgres chromium lint types  ## everything that CI runs
+test: .venv/dev postgres chromium bubblewrap lint types  ## everything that CI runs
 	$(BIN)/python -m pytest
 
 postgres:  ## what the tests need beside Python; they start a server of their own
@@ -18,6 +18,10 @@ postgres:  ## what the tests need beside Python; they start a server of their ow
 chromium:  ## the browser in which the console is tested
 	@command -v chromium >/dev/null || \
 		(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium)
+
+bubblewrap:  ## the sandbox in which agents run code
+	@command -v bwrap >/dev/null || \
+		(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends bubblewrap)
 
 lint: .venv/dev
 	$(BIN)/ruff check

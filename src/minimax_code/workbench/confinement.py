@@ -1,0 +1,143 @@
+"""What every sandbox is and does: visible folders, environment, limits, and the answer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
+from pathlib import Path
+
+from minimax_code.errors import SandboxError
+from minimax_code.record import Record
+from minimax_code.workbench.running import Launch, Limits, Stopped, supervise
+
+_SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store")
+# Of /etc only what programs need to start; there are keys and passwords in the rest.
+_ETC = (
+    "alternatives", "group", "hosts", "java-*-openjdk", "ld.so.cache", "nsswitch.conf", "passwd", "ssl/certs",
+    "ssl/openssl.cnf",
+)  # fmt: skip
+
+
+class Ran(Record):
+    """A command that was run.
+
+    Attributes:
+        exit_code: None where it didn't end by itself; 127 where there is no such program; 128 and the signal's number
+            where a signal ended it.
+        output: what it said, up to the limit; what isn't UTF-8 is replaced.
+        sandbox: the sandbox's name.
+        stopped: the limit that ended it, "" where none did.
+    """
+
+    command: tuple[str, ...]
+    exit_code: int | None
+    output: str
+    seconds: float
+    sandbox: str
+    stopped: Stopped = ""
+
+
+class Sandbox(ABC):
+    """Runs commands that nobody vouches for.
+
+    A command sees the system's programs and libraries, this Python's, `readable` and its folder, under their own
+    paths, and of these changes only its folder. It has no network and nothing of the environment, HOME and TMPDIR are
+    a folder that ends with it, and when it ends everything that it has started ends too.
+
+    Args:
+        readable: what commands may read besides, such as the environment in which a project's dependencies are.
+    """
+
+    name: str
+    """As receipts call it."""
+
+    def __init__(self, readable: Sequence[Path] = ()) -> None:
+        self.readable = tuple(path.resolve() for path in readable)
+
+    async def run(
+        self,
+        command: Sequence[str],
+        *,
+        folder: Path,
+        writable: bool = True,
+        limits: Limits | None = None,
+        env: Mapping[str, str] | None = None,
+        stdin: bytes = b"",
+        stderr: bool = True,
+    ) -> Ran:
+        """Runs a command in a folder, to its end or the first limit.
+
+        Args:
+            env: added to the few variables that programs need, or in their place.
+            stderr: whether what it says there is part of the output; else it is dropped.
+
+        Raises:
+            SandboxError: the sandbox can't be started, or the folder is not there.
+        """
+        limits = limits or Limits()
+        folder = folder.resolve()
+        if not folder.is_dir():
+            raise SandboxError(f"{folder} is not a folder, so nothing can be run in it")
+        if not command or any("\0" in word for word in command):
+            raise SandboxError("a command needs at least one word, and none with a NUL character")
+        with self._launch(command, folder, writable, limits, {**_environment(), **(env or {})}) as launch:
+            try:
+                outcome = await supervise(
+                    launch, limits=limits, stdin=stdin, stderr=stderr, watched=folder, end=self._end
+                )
+            except OSError as error:
+                raise SandboxError(f"{self.name} can't be started: {error}") from error
+            output = outcome.output.decode(errors="replace")
+            if outcome.exit_code is not None:
+                outcome.exit_code = launch.ended(outcome.exit_code, output)
+        return Ran(
+            command=tuple(command),
+            exit_code=outcome.exit_code,
+            output=output,
+            seconds=outcome.seconds,
+            sandbox=self.name,
+            stopped=outcome.stopped,
+        )
+
+    @abstractmethod
+    def _launch(
+        self, command: Sequence[str], folder: Path, writable: bool, limits: Limits, env: dict[str, str]
+    ) -> AbstractContextManager[Launch]:
+        """How the command is started in its sandbox; what that needs is there until the context ends."""
+
+    async def _end(self, process: asyncio.subprocess.Process) -> None:
+        """Ends the sandbox with everything in it."""
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+def visible() -> Iterator[Path]:
+    """What every command may read: the system, and where this Python and its packages are."""
+    packages = (Path(path) for path in sys.path if Path(path).name in ("site-packages", "dist-packages"))
+    paths = [
+        *map(Path, _SYSTEM),
+        *(path for name in _ETC for path in Path("/etc").glob(name)),
+        Path(sys.prefix),
+        Path(sys.base_prefix),
+    ]
+    seen: set[Path] = set()
+    for path in (*paths, *packages):
+        if path.exists() and path not in seen and not any(parent in seen for parent in path.parents):
+            seen.add(path)
+            yield path
+
+
+def _environment() -> dict[str, str]:
+    """Nothing of our own: there may be keys in it."""
+    return {
+        "PATH": os.pathsep.join([f"{sys.prefix}/bin", "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"]),
+        "HOME": "/tmp",
+        "TMPDIR": "/tmp",
+        "LANG": "C.UTF-8",
+        "PYTHONDONTWRITEBYTECODE": "1",  # compiled files are no part of anybody's change
+    }

@@ -1,0 +1,206 @@
+"""A folder of the agent's own, whose states are git trees.
+
+The objects lie in a repository beside the folder, which no sandbox shows; the folder itself has no `.git`. So whoever
+works there sees no history, patches no hooks, and can't make git run anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import stat
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from minimax_code.errors import WorkspaceError
+from minimax_code.workbench.git import ALONE, Git
+from minimax_code.workbench.names import text_name
+from minimax_code.workbench.source import lay_tree
+
+# Files are bytes: no line ending, keyword or filter that a repository's attributes ask for is applied.
+_ATTRIBUTES = "* -text !eol -ident -filter !working-tree-encoding\n"
+# What programs leave beside sources, and no change consists of.
+_LITTER = "__pycache__/\n*.py[co]\n.pytest_cache/\n.mypy_cache/\n.ruff_cache/\n.hypothesis/\n.coverage\n"
+
+
+class Workspace:
+    """Files to work on, and their snapshots.
+
+    Attributes:
+        path: the folder with the files; the only one that a sandbox shows.
+        base: the tree that everything began with.
+    """
+
+    def __init__(self, folder: Path, base: str) -> None:
+        self.folder = folder
+        self.path = folder / "files"
+        self.base = base
+        self.git = _shadow(folder)
+        self._turn = asyncio.Lock()
+
+    @classmethod
+    async def create(cls, source: Path | None, folder: Path) -> Workspace:
+        """Copies a folder as it is, with what isn't committed, without what git ignores. It is only read.
+
+        Args:
+            source: a repository, a folder within one, or any folder; None for nothing.
+            folder: where the workspace and its objects go; it must be empty, or not there yet.
+
+        Raises:
+            WorkspaceError: one of them can't be used.
+        """
+        if folder.exists() and any(folder.iterdir()):
+            raise WorkspaceError(f"{folder} is not empty, so it can't become a workspace")
+        if source is not None and not source.is_dir():
+            raise WorkspaceError(f"{source} is not a folder that can be worked on")
+        folder = folder.absolute()
+        (folder / "files").mkdir(parents=True)
+        git = _shadow(folder)
+        await Git(ALONE)("init", "--quiet", "--template=", "--bare", folder / "shadow.git")
+        info = folder / "shadow.git" / "info"
+        info.mkdir()
+        (info / "attributes").write_text(_ATTRIBUTES)
+        (info / "exclude").write_text(_LITTER)
+        base = await lay_tree(git, source) if source else (await git("write-tree")).decode().strip()
+        workspace = cls(folder, base)
+        await git("update-ref", "refs/base", await workspace.commit(base, "base"))
+        await git("read-tree", "--reset", "-u", base)
+        return workspace
+
+    @classmethod
+    async def open(cls, folder: Path) -> Workspace:
+        """A workspace that was created before, by this process or one that has ended.
+
+        Raises:
+            WorkspaceError: there is none.
+        """
+        if not (folder / "shadow.git").is_dir():
+            raise WorkspaceError(f"{folder} is not a workspace")
+        base = await _shadow(folder.absolute())("rev-parse", "--verify", "refs/base^{tree}")
+        return cls(folder.absolute(), base.decode().strip())
+
+    async def snapshot(self) -> str:
+        """The files as they are, as a tree."""
+        async with self._index():
+            return await self._write_tree()
+
+    async def restore(self, tree: str) -> None:
+        """Brings the files to a tree: what was added goes, except what git ignores there."""
+        async with self._index():
+            await self._write_tree()  # so that the index knows what has to go
+            await self.git("read-tree", "--reset", "-u", tree)
+
+    async def diff(self, old: str | None = None, new: str | None = None) -> str:
+        """The change from one tree (the base) to another (the files as they are), as people read it."""
+        return (await self._diff(old, new, "--patch", "--find-renames")).decode(errors="replace")
+
+    async def patch(self, old: str | None = None, new: str | None = None) -> bytes:
+        """The same to the byte, as `git apply` takes it."""
+        return await self._diff(old, new, "--patch", "--binary", "--full-index", "--no-renames")
+
+    async def changed_files(self, old: str | None = None, new: str | None = None) -> list[str]:
+        """Paths of the files that a change adds, alters or removes; bytes that aren't UTF-8 are written as \\xNN."""
+        names = (await self._diff(old, new, "--name-only", "-z", "--no-renames")).split(b"\0")
+        return [text_name(name) for name in names if name]
+
+    async def export(self, tree: str, folder: Path) -> None:
+        """Lays a tree into an empty folder, with nothing else there."""
+        if folder.exists() and any(folder.iterdir()):
+            raise WorkspaceError(f"{folder} is not empty, so no tree can be laid into it")
+        folder.mkdir(parents=True, exist_ok=True)
+        index = self.folder / "shadow.git" / f"export-{os.urandom(8).hex()}"
+        try:
+            elsewhere = self.git.having(GIT_WORK_TREE=folder.absolute(), GIT_INDEX_FILE=index)
+            await elsewhere("read-tree", "--reset", "-u", tree)
+        finally:
+            index.unlink(missing_ok=True)
+
+    async def commit(self, tree: str, message: str, *parents: str) -> str:
+        """A commit of a tree in the workspace's own repository, for what git only does with commits."""
+        args = [word for parent in parents for word in ("-p", parent)]
+        return (await self.git("commit-tree", tree, *args, stdin=message.encode())).decode().strip()
+
+    async def close(self) -> None:
+        """Removes everything, also what nobody may write to."""
+        await asyncio.to_thread(_remove, self.folder)
+
+    async def __aenter__(self) -> Workspace:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def _diff(self, old: str | None, new: str | None, *args: str) -> bytes:
+        old, new = old or self.base, new or await self.snapshot()
+        return await self.git("diff-tree", "-r", "--no-color", "--no-ext-diff", "--no-textconv", *args, old, new)
+
+    async def _write_tree(self) -> str:
+        changed = await self._unindexed()
+        try:
+            await self._add(changed)
+        except WorkspaceError:  # somebody has made files unreadable
+            await asyncio.to_thread(_make_readable, self.path)
+            await self._add(await self._unindexed())
+        return (await self.git("write-tree")).decode().strip()
+
+    async def _unindexed(self) -> list[bytes]:
+        """What is new, other or gone. A repository within the files would hide its own: its `.git` goes."""
+        while True:
+            listed = await self.git("ls-files", "-z", "--others", "--modified", "--deleted", "--exclude-standard")
+            names = [name for name in dict.fromkeys(listed.split(b"\0")) if name]
+            nested = [name for name in names if name.endswith(b"/")]
+            if not nested:
+                return names
+            for name in nested:
+                await asyncio.to_thread(_remove, self.path / os.fsdecode(name) / ".git")
+
+    async def _add(self, names: list[bytes]) -> None:
+        if names:
+            await self.git("update-index", "--add", "--remove", "--replace", "-z", "--stdin", stdin=b"\0".join(names))
+
+    @asynccontextmanager
+    async def _index(self) -> AsyncIterator[None]:
+        """One at a time. A lock that is there then was left by a process that has ended."""
+        async with self._turn:
+            (self.folder / "shadow.git" / "index.lock").unlink(missing_ok=True)
+            yield
+
+
+def _shadow(folder: Path) -> Git:
+    git = folder / "shadow.git"
+    who = {"NAME": "minimax-code", "EMAIL": "minimax-code@localhost", "DATE": "@0 +0000"}
+    people = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in who.items()}
+    return Git({**ALONE, "GIT_DIR": git, "GIT_WORK_TREE": folder / "files", "GIT_INDEX_FILE": git / "index", **people})
+
+
+def _remove(path: Path) -> None:
+    """A file, or a folder with all that is in it, also what was made unwritable."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, onerror=_insist)
+    else:
+        path.unlink()
+
+
+def _insist(function: Callable[..., Any], path: str, _: object) -> None:
+    for one in (os.path.dirname(path), path):
+        if os.path.isdir(one) and not os.path.islink(one):
+            os.chmod(one, stat.S_IRWXU)
+    if function is os.unlink or function is os.rmdir:
+        function(path)
+    else:
+        shutil.rmtree(path)
+
+
+def _make_readable(folder: Path) -> None:
+    os.chmod(folder, os.stat(folder).st_mode | stat.S_IRWXU)
+    for name, folders, files in os.walk(folder):
+        for one in (*folders, *files):
+            path = os.path.join(name, one)
+            if not os.path.islink(path):
+                os.chmod(
+                    path, os.lstat(path).st_mode | stat.S_IRUSR | stat.S_IWUSR | (stat.S_IXUSR if one in folders else 0)
+                )
