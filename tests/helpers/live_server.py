@@ -13,15 +13,16 @@ from openm3.server.settings import Settings
 
 
 @contextmanager
-def live_server(service: Any, *, port: int = 0, **settings: Any) -> Generator[str, None, None]:
+def live_server(service: Any, *, port: int = 0, tracing: Any = None, **settings: Any) -> Generator[str, None, None]:
     """Serves `service` (the real one, a scripted one, or None for upstreams) on a free port and yields the base URL.
 
     Args:
+        tracing: what is told of the requests.
         settings: fields of `openm3.server.settings.Settings`.
     """
     ready = threading.Event()
     with listen("127.0.0.1", port) as listener:
-        server = Server(service, Settings(**settings), on_ready=ready.set)
+        server = Server(service, Settings(**settings), on_ready=ready.set, tracing=tracing)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="live-server")
         thread.start()
         try:

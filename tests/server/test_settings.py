@@ -12,7 +12,9 @@ from openm3.server.settings import Settings
 
 
 @pytest.mark.parametrize(
-    "values", [{"max_body_bytes": 0}, {"grace_s": -1}, {"grace_s": float("nan")}], ids=lambda values: next(iter(values))
+    "values",
+    [{"max_body_bytes": 0}, {"grace_s": -1}, {"grace_s": float("nan")}, {"otlp_endpoint": "host:4318"}],
+    ids=lambda values: next(iter(values)),
 )
 def test_values_out_of_range_are_told_by_name(values: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=next(iter(values))):

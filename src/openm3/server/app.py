@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ from openm3.server.metrics import Metrics
 from openm3.server.response_store import ResponseStore
 from openm3.server.routes import chat, completions, console, health, messages, models, relayed, responses, usage
 from openm3.server.settings import Settings
+from openm3.server.tracing import Tracing
 from openm3.server.upstreams.relay import Relay
 from openm3.server.watch import RequestWatch
 
@@ -28,12 +30,15 @@ if TYPE_CHECKING:
     from openm3.server.backend import Backend
 
 
-def create_app(backend: Backend | None, settings: Settings | None = None) -> FastAPI:
+def create_app(backend: Backend | None, settings: Settings | None = None, *, tracing: Tracing | None = None) -> FastAPI:
     """The application that serves `backend`, which it starts and closes with itself; without one, the upstreams.
+
+    Requests are told to `tracing`, or to the collector of the settings if there is one.
 
     `app.state.front` is what stands before them, `app.state.extras` what there is beside.
     """
     settings, metrics = settings or Settings(), Metrics()
+    tracing = tracing or (Tracing.to(settings.otlp_endpoint) if settings.otlp_endpoint else None)
     accounts = accounts_of(settings)
     front: Gate | Relay
     if backend is None:
@@ -57,9 +62,18 @@ def create_app(backend: Backend | None, settings: Settings | None = None) -> Fas
             finally:
                 await extras.aclose()
                 await front.aclose()
+                if tracing:
+                    await asyncio.to_thread(tracing.close)
 
-    # No documentation pages: they would load scripts of third parties. The document itself is there.
-    app = FastAPI(title="OpenM3", version=openm3.__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="OpenM3",
+        version=openm3.__version__,
+        lifespan=lifespan,
+        docs_url=None,  # these pages would load scripts of third parties; the document itself is there
+        redoc_url=None,
+        # Its own spans end before tokens are counted, and what it tells of failures holds texts.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
+    )
     app.state.front, app.state.extras = front, extras
     # Those added last are the outer ones.
     if isinstance(front, Gate):
@@ -67,7 +81,7 @@ def create_app(backend: Backend | None, settings: Settings | None = None) -> Fas
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, max_s=settings.body_s, others=extras.body_limits)
     if accounts:
         app.add_middleware(Access, accounts=accounts)
-    app.add_middleware(RequestWatch, metrics=metrics, log_prompts=settings.log_prompts)
+    app.add_middleware(RequestWatch, metrics=metrics, log_prompts=settings.log_prompts, tracing=tracing)
     app.add_middleware(RequestBoundary)
     if settings.cors_origins:
         app.add_middleware(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from openm3.engine.fairness import ALONE, Share
-from openm3.engine.output import Delta, Event
+from openm3.engine.output import Delta, Event, Stats
 from openm3.engine.params import SamplingParams
 from openm3.engine.prompt import Prompt
 from openm3.server.errors import ApiError, timed_out
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from openm3.engine.service import ServiceStatus
     from openm3.server.backend import Backend
     from openm3.server.settings import Settings
+    from openm3.server.tracing import Phases
 
 _RETRY_AFTER_S = 1
 _GENERATING = ("/completions", "/responses", "/messages")  # ends of paths
@@ -100,7 +101,8 @@ class Gate:
             ApiError: too many wait already, or the answer takes too long.
         """
         self.check_room()
-        tally = _Tally(self._metrics, len(prompt.ids if isinstance(prompt, Prompt) else prompt))
+        num_prompt = len(prompt.ids if isinstance(prompt, Prompt) else prompt)
+        tally = _Tally(self._metrics, self.llm.name, num_prompt)
         deadline = asyncio.get_running_loop().time() + self._settings.request_s
         self._num_waiting += 1
         waits = True
@@ -120,9 +122,13 @@ class Gate:
                         waits = False
                         self._num_waiting -= 1
                         self._num_running += 1
+                        tally.start()
                     if isinstance(event, Delta):
                         tally.add(event)
                     yield event
+        except BaseException as error:
+            tally.end(None, type(error).__name__)
+            raise
         finally:
             if waits:
                 self._num_waiting -= 1
@@ -151,14 +157,29 @@ def overloaded(num_waiting: int) -> ApiError:
 class _Tally:
     """Counts the tokens of one answer and the time between them."""
 
-    def __init__(self, metrics: ModelMetrics, num_prompt: int) -> None:
+    def __init__(self, metrics: ModelMetrics, model: str, num_prompt: int) -> None:
         self._metrics, self._num_prompt = metrics, num_prompt
         self._record = Record.of_task()
         self._now = asyncio.get_running_loop().time
         self._began = self._now()
         self._last: float | None = None
+        self._phases: Phases | None = None
         if self._record:
+            self._record.model = model
             self._record.add_tokens(prompt=num_prompt)
+            if self._record.trace:
+                self._phases = self._record.trace.phases(model)
+
+    def start(self) -> None:
+        """The engine has taken the request."""
+        if self._phases:
+            self._phases.next()
+
+    def end(self, stats: Stats | None, error: str = "") -> None:
+        """The answer has ended, with `error` before its time; what comes after that is nothing new."""
+        if self._phases:
+            self._phases.end(stats, error)
+            self._phases = None
 
     def add(self, delta: Delta) -> None:
         now, metrics, record = self._now(), self._metrics, self._record
@@ -167,6 +188,8 @@ class _Tally:
             if self._last is None:
                 metrics.to_first_token.observe(now - self._began)
                 metrics.prompt_tokens.inc(self._num_prompt)
+                if self._phases:
+                    self._phases.next()
                 if record and record.first_token_s is None:
                     record.first_token_s = round(record.elapsed_s, 6)
             else:
@@ -176,6 +199,7 @@ class _Tally:
                 record.add_tokens(completion=1)
         if delta.finish_reason is None:
             return
+        self.end(delta.stats, "" if delta.stats else str(delta.finish_reason))
         if record:
             record.finish_reasons.append(str(delta.finish_reason))
         if delta.stats is not None:

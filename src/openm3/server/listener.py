@@ -17,6 +17,7 @@ from openm3.server.settings import Settings
 
 if TYPE_CHECKING:
     from openm3.server.backend import Backend
+    from openm3.server.tracing import Tracing
 
 _CLOSING_S = 5  # for what is left to be said after the grace; then connections are cut
 
@@ -52,10 +53,15 @@ class Server(uvicorn.Server):
     """
 
     def __init__(
-        self, backend: Backend | None, settings: Settings | None = None, *, on_ready: Callable[[], None] = lambda: None
+        self,
+        backend: Backend | None,
+        settings: Settings | None = None,
+        *,
+        on_ready: Callable[[], None] = lambda: None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._settings = settings or Settings()
-        self._app = create_app(backend, self._settings)
+        self._app = create_app(backend, self._settings, tracing=tracing)
         config = uvicorn.Config(
             self._app,
             http=connections(head_s=self._settings.head_s, send_s=self._settings.send_s),

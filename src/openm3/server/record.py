@@ -7,7 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from openm3.server.tracing import Trace
+
+_INNER = ("began", "trace")  # fields that are not for the log
 
 _current: ContextVar[Record | None] = ContextVar("request", default=None)
 
@@ -26,6 +31,7 @@ class Record:
         finish_reasons: of the choices that have ended.
         upstream: which one answered.
         prompt: the body, where bodies are logged.
+        trace: its spans, where requests are traced.
     """
 
     request_id: str
@@ -41,6 +47,7 @@ class Record:
     finish_reasons: list[str] = field(default_factory=list)
     upstream: str | None = None
     prompt: str | None = None
+    trace: Trace | None = None
     began: float = field(default_factory=time.perf_counter)
 
     @property
@@ -56,8 +63,9 @@ class Record:
 
     def fields(self) -> dict[str, Any]:
         """What is known, for a line of JSON."""
-        known = {name: value for name, value in vars(self).items() if value not in (None, []) and name != "began"}
-        return known | {"duration_s": round(self.elapsed_s, 6)}
+        known = {name: value for name, value in vars(self).items() if value not in (None, []) and name not in _INNER}
+        traced = {"trace_id": self.trace.trace_id} if self.trace else {}
+        return known | traced | {"duration_s": round(self.elapsed_s, 6)}
 
     @contextmanager
     def current(self) -> Iterator[None]:

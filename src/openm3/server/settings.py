@@ -75,6 +75,11 @@ class Settings:
     upstream_check_s: float = setting(10.0, "Time between checks whether upstreams are up.", metavar="S")
     log_format: Literal["json", "text"] = setting("json", "How requests are logged: a line each, on standard error.")
     log_prompts: bool = setting(False, "Write what was asked into the log too.")
+    otlp_endpoint: str | None = setting(
+        None,
+        "Tell a collector of OpenTelemetry where the time of each request went (pip install 'openm3[otel]').",
+        metavar="URL",
+    )
     database: str | None = setting(
         None, "Keys and books: a postgresql:// URL or SQLite's file.  [default: in the data folder]", metavar="URL"
     )
@@ -101,6 +106,10 @@ class Settings:
         ):
             if not getattr(self, name) > 0:
                 raise InputError(name, f"{getattr(self, name)} is not above 0")
+        if self.otlp_endpoint is not None and not self.otlp_endpoint.startswith(("http://", "https://")):
+            raise InputError(
+                "otlp_endpoint", f"{self.otlp_endpoint!r} is no http:// or https:// address of a collector"
+            )
         if not self.max_stored_bytes >= 0:
             raise InputError("max_stored_bytes", f"{self.max_stored_bytes} is below 0")
         if not self.grace_s >= 0:

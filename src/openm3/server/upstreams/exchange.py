@@ -76,9 +76,10 @@ class Exchange:
             async with AsyncExitStack() as attempt:
                 upstream = await self._in_time(attempt.enter_async_context(pool.place(self._asked.model, failed)))
                 failed.append(upstream)
-                request = pool.client.stream(
-                    "POST", f"{upstream.url}{self._asked.path}", content=body, headers=self._headers
-                )
+                headers, record = dict(self._headers), Record.of_task()
+                if record and record.trace:
+                    attempt.enter_context(record.trace.asking(upstream.name, headers))
+                request = pool.client.stream("POST", f"{upstream.url}{self._asked.path}", content=body, headers=headers)
                 try:
                     self.head = await self._in_time(attempt.enter_async_context(request))
                     chunks = self.head.aiter_bytes()
@@ -92,8 +93,8 @@ class Exchange:
                     continue
                 if self.head.status_code in _WORTH_ANOTHER and pool.having(self._asked.model, failed):
                     continue
-                if record := Record.of_task():
-                    record.upstream = upstream.name
+                if record:
+                    record.model, record.upstream = self._asked.model, upstream.name
                 if self.head.is_success:
                     self._metrics.to_first_token.observe(asyncio.get_running_loop().time() - self._began)
                 opened.push_async_exit(attempt.pop_all())
