@@ -69,7 +69,7 @@ def append(folder: Path, size: int, repeats: int) -> dict[str, dict[str, float]]
     """Milliseconds of each way to write down so many bytes."""
     log = opened(folder / f"append-{size}.db")
     runner = asyncio.Runner()
-    ways = {"store": lambda: runner.run(log.append(event(size)))}
+    ways: dict[str, Callable[[], object]] = {"store": lambda: runner.run(log.append(event(size)))}
     ways |= {"sqlite3": row(folder / f"row-{size}.db", size), "fsync": line(folder / f"line-{size}", size)}
     samples: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
