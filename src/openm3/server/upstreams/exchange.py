@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, TypeVar
 
 import httpx
+from pydantic_core import from_json
 
 from openm3.server.callers import Caller
 from openm3.server.errors import ApiError, as_api_error, shape_of
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_LONGEST_REASON = 500  # characters of an error that has no shape
 _WORTH_ANOTHER = (429, 500, 502, 503, 504, 529)  # another upstream may do better
 
 
@@ -132,9 +134,12 @@ class Exchange:
                 parts.append(part)
         except httpx.TransportError as error:
             raise ApiError(502, "the server that answers has broken off", code="upstream_failed") from error
-        body = self._told.whole(b"".join(parts))
-        if self.head.is_success:
-            await reservation.spend(self._num_prompt, self._told.completion_tokens)
+        whole = b"".join(parts)
+        if not self.head.is_success:
+            yield _refusal(self.head, whole)
+            return
+        body = self._told.whole(whole)
+        await reservation.spend(self._num_prompt, self._told.completion_tokens)
         yield body
 
     @property
@@ -153,3 +158,20 @@ class Exchange:
 
     async def _in_time(self, work: Awaitable[T]) -> T:
         return await self._relay.in_time(work, self._began + self._relay.request_s)
+
+
+def _refusal(head: httpx.Response, body: bytes) -> bytes:
+    """An upstream's error, as it is.
+
+    Raises:
+        ApiError: it has no shape that clients know, as those of frameworks and proxies.
+    """
+    try:
+        known = isinstance(fields := from_json(body), dict) and "error" in fields
+    except ValueError:
+        known = False
+    if known:
+        return body
+    said = body.decode(errors="replace").strip()[:_LONGEST_REASON]
+    headers = {"retry-after": head.headers["retry-after"]} if "retry-after" in head.headers else None
+    raise ApiError(head.status_code, f"the upstream says: {said}", code="upstream_error", headers=headers)
