@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from helpers import interpreter
+from helpers.ray_cluster import RayCluster, ray_cluster
 from helpers.tiny import write_tiny_model
 from openm3 import hub
 from openm3.engine.llm import LLM
@@ -59,3 +60,10 @@ def default_llm(default_model_path: Path) -> LLM:
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in the Hugging Face layout: random weights, bytes as tokens, a window of 512."""
     return write_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Generator[RayCluster, None, None]:
+    """A Ray cluster of two nodes; starting one takes seconds."""
+    with ray_cluster() as cluster:
+        yield cluster

@@ -12,6 +12,8 @@ CodeError
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class CodeError(Exception):
     """Base of every error that says what the user can do about it."""
@@ -29,6 +31,9 @@ class InputError(CodeError):
         super().__init__(f"{field}: {message}")
         self.field = field
         self.message = message
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+        return type(self), (self.field, self.message)  # so that it comes through from another process
 
 
 class SandboxError(CodeError):
@@ -54,6 +59,9 @@ class BudgetError(CodeError):
     def __init__(self, limit: str, message: str) -> None:
         super().__init__(message)
         self.limit = limit
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+        return type(self), (self.limit, str(self))
 
 
 class StoreError(CodeError):

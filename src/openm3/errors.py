@@ -14,6 +14,8 @@ Wrong tensors given to a kernel raise `ValueError`; a broken invariant of our ow
 
 from __future__ import annotations
 
+from typing import Self
+
 
 class OpenM3Error(Exception):
     """Base of every error that says what the user can do about it."""
@@ -51,6 +53,9 @@ class InputError(OpenM3Error):
         super().__init__(f"{field}: {message}")
         self.field = field
         self.message = message
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+        return type(self), (self.field, self.message)  # so that it comes through from another process
 
 
 class WindowError(InputError):

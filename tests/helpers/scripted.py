@@ -23,6 +23,7 @@ class ScriptedStatus:
     waiting: int = 0
     free_pages: int = 8
     num_pages: int = 8
+    replicas: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import Any
 
 from openm3 import hub
 from openm3.config import EngineConfig
-from openm3.engine.conversation import Conversations
 from openm3.engine.engine import Engine
 from openm3.engine.output import Completion, Delta, Event, FinishReason, TokenLogprob
 from openm3.engine.params import SamplingParams
 from openm3.engine.prompt import Prompt
+from openm3.engine.reader import Message, Reader
 from openm3.engine.request import Request
 from openm3.engine.workers import start_runner
 from openm3.errors import ModelError
@@ -23,10 +23,8 @@ from openm3.model.weights import Checkpoint, SafetensorsCheckpoint
 from openm3.text.parse import Answer, Part, collect
 from openm3.text.tokenizer import Tokenizer
 
-Message = Mapping[str, Any]
 
-
-class LLM:
+class LLM(Reader):
     """A loaded model: tokenizer, chat template and engine.
 
         llm = LLM("default")
@@ -39,11 +37,8 @@ class LLM:
         config: the engine's; every default works.
 
     Attributes:
-        name: what the model is called in answers.
-        identity: 16 hex digits that differ for other weights files or configurations.
         branch: the index branch that a dense model was given, see `EngineConfig.index_branch`; None: it has none.
         engine: where requests run.
-        conversations: how messages become prompts.
 
     Raises:
         ModelError: the model is not there or can't be used.
@@ -54,58 +49,17 @@ class LLM:
         checkpoint = open_model(path, config or EngineConfig())
         self.branch = checkpoint.sidecar if isinstance(checkpoint, AlignedCheckpoint) else None
         self.config = (config or EngineConfig()).for_model(checkpoint.config)
-        self.name = path.stem if path.is_file() else path.name
         self.model_config = checkpoint.config
-        self.identity = identity_of(checkpoint)
-        self.tokenizer = _tokenizer(checkpoint)
-        if self.tokenizer.vocab_size > checkpoint.config.vocab_size:
+        tokenizer = _tokenizer(checkpoint)
+        if tokenizer.vocab_size > checkpoint.config.vocab_size:
             raise ModelError(
-                f"{path}: the tokenizer has {self.tokenizer.vocab_size} tokens and the model only "
+                f"{path}: the tokenizer has {tokenizer.vocab_size} tokens and the model only "
                 f"{checkpoint.config.vocab_size}"
             )
-        self.engine = Engine(start_runner(checkpoint, self.config), self.tokenizer, self.config)
-        vision = self.engine.runner.vision
-        self.conversations = Conversations(self.tokenizer, vision.config if vision else None, self.max_context)
-
-    @property
-    def max_context(self) -> int:
-        """The most tokens of a prompt and its answer together."""
-        return self.engine.runner.max_context
-
-    @property
-    def can_see(self) -> bool:
-        """Whether messages may hold images and videos."""
-        return self.engine.runner.vision is not None
-
-    @property
-    def has_thinking_modes(self) -> bool:
-        """Whether a conversation may say how the answer thinks."""
-        return self.conversations.has_modes
-
-    def encode(self, text: str) -> list[int]:
-        """Tokens of a plain prompt; names of control tokens in it are ordinary characters."""
-        return self.tokenizer.encode(text, add_bos=self.tokenizer.adds_bos)
-
-    def encode_chat(
-        self,
-        messages: Sequence[Message],
-        *,
-        tools: Sequence[Mapping[str, Any]] | None = None,
-        thinking_mode: str | None = None,
-    ) -> Prompt:
-        """A conversation, ready for the answer.
-
-        Args:
-            messages: as in the OpenAI API. A content is text or a list of parts; a model that sees takes images and
-                videos among them, see `openm3.model.vision_prompt.encode_conversation`.
-            tools: what the model may call, as in the OpenAI API; where its chat template knows tool calls.
-            thinking_mode: "enabled", "disabled" or "adaptive"; where its chat template has these modes.
-
-        Raises:
-            InputError: no messages, or the model has no chat template, or the template refuses them, or they ask for
-                what the model can't do; the field says where.
-        """
-        return self.conversations.encode(messages, tools=tools, thinking_mode=thinking_mode)
+        runner = start_runner(checkpoint, self.config)
+        self.engine = Engine(runner, tokenizer, self.config)
+        name, vision = path.stem if path.is_file() else path.name, runner.vision.config if runner.vision else None
+        super().__init__(name, identity_of(checkpoint), tokenizer, vision, runner.max_context)
 
     def generate(
         self, prompts: Sequence[str | Sequence[int] | Prompt], params: SamplingParams | None = None

@@ -20,13 +20,35 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class ReplicaStatus:
+    """How one of several engines does.
+
+    Attributes:
+        name: its number.
+        running: requests that it has now.
+        num_served: those that it was given so far.
+        num_prompt, num_known: tokens of their prompts, and those of them that it had been given before.
+        num_failed: how often it was lost.
+    """
+
+    name: str
+    is_up: bool
+    running: int
+    num_served: int
+    num_prompt: int
+    num_known: int
+    num_failed: int
+
+
+@dataclass(frozen=True)
 class ServiceStatus:
-    """How busy the engine is."""
+    """How busy the engine is; `replicas` is empty where there is only one."""
 
     running: int
     waiting: int
     free_pages: int
     num_pages: int
+    replicas: tuple[ReplicaStatus, ...] = ()
 
 
 class _Stream:

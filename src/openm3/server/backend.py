@@ -11,7 +11,7 @@ from openm3.engine.params import SamplingParams
 from openm3.engine.prompt import Prompt
 
 if TYPE_CHECKING:
-    from openm3.engine.llm import LLM
+    from openm3.engine.reader import Reader
     from openm3.engine.service import ServiceStatus
 
 
@@ -19,7 +19,7 @@ class Backend(Protocol):
     """The contract of `openm3.engine.service.Service`: the engine in this process, or what stands before it."""
 
     @property
-    def llm(self) -> LLM:
+    def llm(self) -> Reader:
         """The model: its name, its window, and how prompts are encoded."""
 
     async def start(self) -> None:

@@ -19,7 +19,7 @@ from openm3.server.record import Record
 from openm3.server.schema.health import Health
 
 if TYPE_CHECKING:
-    from openm3.engine.llm import LLM
+    from openm3.engine.reader import Reader
     from openm3.engine.service import ServiceStatus
     from openm3.server.backend import Backend
     from openm3.server.settings import Settings
@@ -44,7 +44,7 @@ class Gate:
         metrics.watch(lambda: {self.llm.name: self.load()})
 
     @property
-    def llm(self) -> LLM:
+    def llm(self) -> Reader:
         """The model."""
         return self._backend.llm
 
@@ -73,7 +73,8 @@ class Gate:
     @property
     def is_ready(self) -> bool:
         """Whether requests should be sent here."""
-        return not self.is_closing
+        replicas = self.status().replicas
+        return not self.is_closing and (not replicas or any(replica.is_up for replica in replicas))
 
     def health(self) -> Health:
         """How busy it is, for people."""
@@ -84,12 +85,15 @@ class Gate:
             waiting=self._num_waiting,
             free_pages=status.free_pages,
             num_pages=status.num_pages,
+            replicas=len(status.replicas) or None,
+            replicas_up=sum(replica.is_up for replica in status.replicas) if status.replicas else None,
         )
 
     def load(self) -> Load:
         """How busy it is, as seen from before the gate."""
         status = self.status()
-        return Load(self._num_running, self._num_waiting, 1 - status.free_pages / status.num_pages)
+        usage = 1 - status.free_pages / status.num_pages
+        return Load(self._num_running, self._num_waiting, usage, status.replicas)
 
     async def stream(
         self, prompt: Prompt | Sequence[int], params: SamplingParams, share: Share = ALONE

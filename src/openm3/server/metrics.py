@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
     from openm3.engine.output import Stats
+    from openm3.engine.service import ReplicaStatus
 
 _TO_FIRST_TOKEN_S = (
     0.001,
@@ -41,11 +42,15 @@ _REQUEST_S = (0.01, 0.05, 0.1, 0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30,
 
 @dataclass(frozen=True)
 class Load:
-    """How busy the server is with one model; `cache_usage` is the share of the cache that requests hold, 0 to 1."""
+    """How busy the server is with one model; `cache_usage` is the share of the cache that requests hold, 0 to 1.
+
+    `replicas` are its engines, where there are several.
+    """
 
     running: int
     waiting: int
     cache_usage: float | None = None
+    replicas: Sequence[ReplicaStatus] = ()
 
 
 class Metrics:
@@ -128,17 +133,41 @@ class _LoadCollector(Collector):
         self._load = load
 
     def collect(self) -> Iterator[Metric]:
-        running, waiting, cache = (
-            GaugeMetricFamily(f"openm3:{name}", about, labels=["model_name"])
-            for name, about in (
-                ("num_requests_running", "Requests that are being computed."),
-                ("num_requests_waiting", "Requests that wait."),
-                ("kv_cache_usage_perc", "Share of the cache that requests hold, 0 to 1."),
-            )
+        loads = self._load()
+        yield from _of_models(loads)
+        if any(load.replicas for load in loads.values()):
+            yield from _of_replicas(loads)
+
+
+def _of_models(loads: dict[str, Load]) -> Iterator[Metric]:
+    running, waiting, cache = (
+        GaugeMetricFamily(f"openm3:{name}", about, labels=["model_name"])
+        for name, about in (
+            ("num_requests_running", "Requests that are being computed."),
+            ("num_requests_waiting", "Requests that wait."),
+            ("kv_cache_usage_perc", "Share of the cache that requests hold, 0 to 1."),
         )
-        for model, load in self._load().items():
-            running.add_metric([model], load.running)
-            waiting.add_metric([model], load.waiting)
-            if load.cache_usage is not None:
-                cache.add_metric([model], load.cache_usage)
-        yield from (running, waiting, cache)
+    )
+    for model, load in loads.items():
+        running.add_metric([model], load.running)
+        waiting.add_metric([model], load.waiting)
+        if load.cache_usage is not None:
+            cache.add_metric([model], load.cache_usage)
+    yield from (running, waiting, cache)
+
+
+def _of_replicas(loads: dict[str, Load]) -> Iterator[Metric]:
+    families = [
+        (GaugeMetricFamily, "replica_up", "Whether it answers: 1 or 0.", "is_up"),
+        (GaugeMetricFamily, "replica_requests_running", "Requests that it has now.", "running"),
+        (CounterMetricFamily, "replica_requests", "Requests that it was given.", "num_served"),
+        (CounterMetricFamily, "replica_prompt_tokens", "Tokens of their prompts.", "num_prompt"),
+        (CounterMetricFamily, "replica_known_tokens", "Of these, tokens that it had been given before.", "num_known"),
+        (CounterMetricFamily, "replica_failures", "Times that it was lost.", "num_failed"),
+    ]
+    for kind, name, about, field in families:
+        family = kind(f"openm3:{name}", about, labels=["model_name", "replica"])
+        for model, load in loads.items():
+            for replica in load.replicas:
+                family.add_metric([model, replica.name], getattr(replica, field))
+        yield family

@@ -20,7 +20,7 @@ from openm3.server.schema.response import FinishReason, Usage
 from openm3.text.parse import ToolCall
 
 if TYPE_CHECKING:
-    from openm3.engine.llm import LLM
+    from openm3.engine.reader import Reader
 
 # JSON has no -inf; the OpenAI API writes this for a token that can't occur.
 _LEAST_LOGPROB = -9999.0
@@ -106,7 +106,7 @@ class ChunkWording(Wording):
         include_usage: the stream ends with a chunk that tells the tokens.
     """
 
-    def __init__(self, id_prefix: str, llm: LLM, *, include_usage: bool) -> None:
+    def __init__(self, id_prefix: str, llm: Reader, *, include_usage: bool) -> None:
         self._include_usage = include_usage
         self.header: dict[str, Any] = {
             "id": f"{id_prefix}-{uuid4().hex}",

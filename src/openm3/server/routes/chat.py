@@ -20,7 +20,7 @@ from openm3.server.wording import ChunkWording, Piece, content_logprobs
 from openm3.text import parse
 
 if TYPE_CHECKING:
-    from openm3.engine.llm import LLM
+    from openm3.engine.reader import Reader
     from openm3.server.backend import Backend
 
 
@@ -61,7 +61,7 @@ class ChatWording(ChunkWording):
             it; with false in the content.
     """
 
-    def __init__(self, llm: LLM, *, include_usage: bool, split: bool | None = None) -> None:
+    def __init__(self, llm: Reader, *, include_usage: bool, split: bool | None = None) -> None:
         super().__init__("chatcmpl", llm, include_usage=include_usage)
         self._split = split
         self._thinking = set[int]()  # choices whose thinking is open in their content

@@ -19,7 +19,7 @@ from openm3.server.schema.response import ErrorResponse, Usage, documented
 from openm3.server.wording import ChunkWording, Piece, finite, readable
 
 if TYPE_CHECKING:
-    from openm3.engine.llm import LLM
+    from openm3.engine.reader import Reader
     from openm3.server.backend import Backend
 
 _DEFAULT_MAX_TOKENS = 16
@@ -65,7 +65,7 @@ async def begin(service: Backend, asked: completions.CompletionRequest) -> tuple
 class CompletionWording(ChunkWording):
     """Texts, whole or in pieces, in the same object."""
 
-    def __init__(self, llm: LLM, *, include_usage: bool) -> None:
+    def __init__(self, llm: Reader, *, include_usage: bool) -> None:
         super().__init__("cmpl", llm, include_usage=include_usage)
         self._offsets: defaultdict[int, _Offset] = defaultdict(_Offset)
 

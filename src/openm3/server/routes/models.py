@@ -12,14 +12,14 @@ from openm3.server.schema.models import Model, ModelList
 from openm3.server.schema.response import ErrorResponse, documented
 
 if TYPE_CHECKING:
-    from openm3.engine.llm import LLM
+    from openm3.engine.reader import Reader
     from openm3.server.backend import Backend
 
 ALIASES = ("default", "minimax-m3", "m3-pro")
 """What clients may call the served model that don't know its name, in any case of letters."""
 
 
-def check_model(name: str, llm: LLM) -> None:
+def check_model(name: str, llm: Reader) -> None:
     """Refuses a request for a model that isn't served.
 
     Raises:

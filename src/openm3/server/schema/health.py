@@ -18,6 +18,8 @@ class Health(BaseModel):
     waiting: int
     free_pages: int | None = omitted_when_none()
     num_pages: int | None = omitted_when_none()
+    replicas: int | None = omitted_when_none()
+    replicas_up: int | None = omitted_when_none()
     upstreams: int | None = omitted_when_none()
     upstreams_up: int | None = omitted_when_none()
 
