@@ -3,9 +3,9 @@
     python -m benchmarks.engine_gpu [--model PATH] [--contexts 8192 65536 524288 1048576] [--out FOLDER]
 
 A gate comes first: the first greedy tokens of the fp32 engine are the same on the CPU and the GPU, dense and sparse.
-Contexts beyond the model's trained window are read with clamped distances by sparse attention; what dense attention answers
-there means nothing, and it is left out above --dense-up-to. A decode step is the median of 31, as the first of a width is
-recorded. The shortest context is also measured without recorded decode steps.
+Contexts beyond the model's trained window are read with clamped distances by sparse attention; what dense attention
+answers there means nothing, and it is left out above --dense-up-to. A decode step is the median of 31, as the first of
+a width is recorded. The shortest context is also measured without recorded decode steps.
 """
 
 from __future__ import annotations

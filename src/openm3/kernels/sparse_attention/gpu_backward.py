@@ -33,11 +33,11 @@ def sparse_attention_backward(
     on = batch.on(q_THD.device)
     q, dout, ids = q_THD.contiguous(), dout_THD.contiguous(), block_ids_TRN.contiguous()
     k, v = k_cache_PRSD.contiguous(), v_cache_PRSD.contiguous()
-    lse_TH = lse_TH.contiguous()
+    out, lse_TH = out_THD.contiguous(), lse_TH.contiguous()
     num_tokens, num_heads, head_size = q.shape
     num_groups, page_size = k.shape[1], k.shape[2]
     heads, num_chosen = num_heads // num_groups, ids.shape[2]
-    delta_TH = (dout.float() * out_THD.float()).sum(-1)
+    delta_TH = torch.empty_like(lse_TH)  # the first kernel writes it, the second reads it
     dq, dk, dv = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
     group, wide = power_of_2(heads), power_of_2(head_size, 16)
     tile = min(64, key_tile(page_size, head_size, k.element_size()))
@@ -47,6 +47,7 @@ def sparse_attention_backward(
         k,
         v,
         dout,
+        out,
         lse_TH,
         delta_TH,
         ids,
@@ -102,6 +103,7 @@ def _dq_kernel(
     k_ptr,
     v_ptr,
     dout_ptr,
+    out_ptr,
     lse_ptr,
     delta_ptr,
     ids_ptr,
@@ -134,8 +136,10 @@ def _dq_kernel(
     mask = mine[:, None] & (d < D)[None, :]
     q = tl.load(q_ptr + head[:, None] * D + d[None, :], mask=mask, other=0.0)
     dout = tl.load(dout_ptr + head[:, None] * D + d[None, :], mask=mask, other=0.0)
+    out = tl.load(out_ptr + head[:, None] * D + d[None, :], mask=mask, other=0.0)
     lse = tl.load(lse_ptr + head, mask=mine, other=0.0) * 1.4426950408889634
-    delta = tl.load(delta_ptr + head, mask=mine, other=0.0)
+    delta = tl.sum(dout.to(tl.float32) * out.to(tl.float32), 1)
+    tl.store(delta_ptr + head, delta, mask=mine)
     dq = tl.zeros([BT * BG, BD], tl.float32)
     TILES: tl.constexpr = (S + BS - 1) // BS
     ids_ptr += (token * num_groups + group) * num_chosen
