@@ -8,14 +8,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from pathlib import Path
-from typing import Any
 
 from minimax_code.workbench.files import CodeFile
 from minimax_code.workbench.findings import Findings, Issue, Severity, in_order
 from minimax_code.workbench.receipt import Receipt
-from minimax_code.workbench.run import Ran, Runner
+from minimax_code.workbench.run import Programs, Ran, Runner
 
 STANDARDS = ("pep8", "security", "performance", "documentation", "types")
 """What code can be held to, beside being correct."""
@@ -53,12 +52,19 @@ for kind, path in zip(sys.argv[1::2], sys.argv[2::2]):
 print(json.dumps({"file": None}))
 """
 
+_Read = Callable[[bytes, Path], Iterator[Issue]]
+
 
 class Analysers:
-    """Analyses files of one request after another's, a few processes at once."""
+    """Analyses Python files, one call after another's.
 
-    def __init__(self) -> None:
-        self._runner = Runner()
+    Args:
+        programs: what runs the tools; with limits alone where None, which is for `analyse` and `parse`: their files lie
+            alone in a folder.
+    """
+
+    def __init__(self, programs: Programs | None = None) -> None:
+        self._programs = programs or Runner()
 
     async def parse(self, files: Sequence[CodeFile]) -> Findings:
         """Whether files parse: Python, JSON and TOML."""
@@ -67,31 +73,23 @@ class Analysers:
 
     async def analyse(self, files: Sequence[CodeFile], standards: Iterable[str]) -> Findings:
         """What is wrong with files, by standards of `STANDARDS`. Of other languages than Python, whether they parse."""
-        standards = set(standards)
         with tempfile.TemporaryDirectory(prefix="openm3-code-") as name:
-            folder = Path(name)
-            parsed = await self._parse(folder, _lay(folder, files))
-            sources = [f"./{file.path}" for file in files if Path(file.path).suffix in (".py", ".pyi")]
-            whole = [path for path in sources if path[2:] not in parsed.broken]
-            issues, receipts = [*parsed.issues], [*parsed.receipts]
-            has_bandit = _is_there("bandit")
-            rules = [*_ALWAYS, *(rule for one in sorted(standards & set(_RUFF_RULES)) for rule in _RUFF_RULES[one])]
-            if has_bandit and "S" in rules:
-                rules.remove("S")  # bandit's rules, in ruff
-            runs = [("ruff", [*_RUFF, f"--select={','.join(rules)}"], _ruff_issues)]
-            if "security" in standards and has_bandit:
-                runs.append(("bandit", ["-q", "-f", "json"], _bandit_issues))
-            if "types" in standards:
-                runs.append(("mypy", _MYPY, _mypy_issues))
-            for tool, args, read in runs:
-                if not whole:
-                    continue
-                found, receipt = await self._tool(folder, tool, args, whole, read)
-                issues += found
-                receipts.append(receipt)
-            return Findings(
-                issues=in_order(issues), receipts=tuple(receipts), num_lines=parsed.num_lines, broken=parsed.broken
-            )
+            return await self.analyse_in(Path(name), _lay(Path(name), files), standards)
+
+    async def analyse_in(self, folder: Path, files: Sequence[CodeFile], standards: Iterable[str]) -> Findings:
+        """What is wrong with these files of a folder; of the others there, the types are known and nothing is said."""
+        standards = set(standards)
+        parsed = await self._parse(folder, files)
+        sources = [f"./{file.path}" for file in files if Path(file.path).suffix in (".py", ".pyi")]
+        whole = [path for path in sources if path[2:] not in parsed.broken]
+        issues, receipts = [*parsed.issues], [*parsed.receipts]
+        for tool, args, read in _tools(standards) if whole else ():
+            found, receipt = await self._tool(folder, tool, args, whole, read)
+            issues += found
+            receipts.append(receipt)
+        return Findings(
+            issues=in_order(issues), receipts=tuple(receipts), num_lines=parsed.num_lines, broken=parsed.broken
+        )
 
     async def _parse(self, folder: Path, files: Sequence[CodeFile]) -> Findings:
         known = [file for file in files if Path(file.path).suffix in _PARSED]
@@ -102,7 +100,7 @@ class Analysers:
             receipt = Receipt(command=command, exit_code=None, checked=f"nothing{unread}; nothing was run")
             return Findings(issues=(), receipts=(receipt,), num_lines=0)
         args = [word for file in known for word in (_PARSED[Path(file.path).suffix], f"./{file.path}")]
-        ran = await self._runner.script(folder, _PARSE, args)
+        ran = await self._programs.script(folder, _PARSE, args)
         said = [json.loads(line) for line in ran.output.splitlines()]
         wrong = [one for one in said if "message" in one]
         if ran.exit_code != 0 and said and "message" not in said[-1]:  # it ended the interpreter
@@ -114,7 +112,7 @@ class Analysers:
         ]  # fmt: skip
         lines = sum(bool(line.strip()) for file in known for line in file.content.splitlines())
         checked = f"whether {len(known)} files parse{unread}; nothing of them was run"
-        receipt = Receipt(command=command, exit_code=ran.exit_code, checked=checked)
+        receipt = self._receipt(command, ran, checked)
         return Findings(
             issues=tuple(issues),
             receipts=(receipt,),
@@ -123,22 +121,38 @@ class Analysers:
         )
 
     async def _tool(
-        self, folder: Path, tool: str, args: Sequence[str], paths: Sequence[str], read: Any
+        self, folder: Path, tool: str, args: Sequence[str], paths: Sequence[str], read: _Read
     ) -> tuple[list[Issue], Receipt]:
         command = (tool, *args, *paths)
         if not _is_there(tool):
             told = f"nothing: {tool} is not installed; pip install 'openm3[code]' brings it"
             return [], Receipt(command=command, exit_code=None, checked=told)
-        ran: Ran = await self._runner.module(folder, tool, [*args, *paths])
+        ran: Ran = await self._programs.module(folder, tool, [*args, *paths])
         if ran.exit_code not in (0, 1):  # 1: it has found something
             told = "nothing: it failed" if ran.exit_code is not None else "nothing: it took too long or said too much"
-            return [], Receipt(command=command, exit_code=ran.exit_code, checked=told)
+            return [], self._receipt(command, ran, told)
         try:
             issues = list(read(ran.output, folder))
         except (ValueError, KeyError, TypeError):
-            return [], Receipt(command=command, exit_code=ran.exit_code, checked="nothing: its output can't be read")
+            return [], self._receipt(command, ran, "nothing: its output can't be read")
         checked = f"{len(paths)} Python files, {len(issues)} issues; nothing of them was run"
-        return issues, Receipt(command=command, exit_code=ran.exit_code, checked=checked)
+        return issues, self._receipt(command, ran, checked)
+
+    def _receipt(self, command: tuple[str, ...], ran: Ran, checked: str) -> Receipt:
+        return Receipt(command=command, exit_code=ran.exit_code, sandbox=self._programs.sandbox, checked=checked)
+
+
+def _tools(standards: Set[str]) -> Iterator[tuple[str, Sequence[str], _Read]]:
+    """What is run for standards, how, and what reads its output."""
+    has_bandit = _is_there("bandit")
+    rules = [*_ALWAYS, *(rule for one in sorted(standards & set(_RUFF_RULES)) for rule in _RUFF_RULES[one])]
+    if has_bandit and "S" in rules:
+        rules.remove("S")  # bandit's rules, in ruff
+    yield "ruff", [*_RUFF, f"--select={','.join(rules)}"], _ruff_issues
+    if "security" in standards and has_bandit:
+        yield "bandit", ["-q", "-f", "json"], _bandit_issues
+    if "types" in standards:
+        yield "mypy", _MYPY, _mypy_issues
 
 
 def _lay(folder: Path, files: Sequence[CodeFile]) -> Sequence[CodeFile]:

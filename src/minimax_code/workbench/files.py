@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
-from minimax_code.errors import InputError
+from minimax_code.errors import InputError, WorkspaceError
 
 MAX_FILES = 200
 MAX_BYTES = 4 << 20
@@ -50,6 +50,18 @@ def path_problem(path: str) -> str | None:
     if any(part in ("", ".", "..") for part in parts):
         return "must be relative, with slashes, and stay within its folder"
     return None
+
+
+def read_inside(folder: Path, path: str) -> bytes:
+    """The contents of a file of a folder that somebody else filled.
+
+    Raises:
+        WorkspaceError: it is not there, no file, or a link leads to it.
+    """
+    place = folder / path
+    if path_problem(path) or place.resolve() != folder.resolve() / path or not place.is_file():
+        raise WorkspaceError(f"{path} is no file of the folder, or a link leads to it")
+    return place.read_bytes()
 
 
 def check_files(files: Sequence[CodeFile], field: str = "files") -> None:

@@ -1,4 +1,4 @@
-"""Runs analysers over hostile files: in a folder of their own, with limits, and never the files themselves."""
+"""Runs analysers over hostile files, with limits or in a sandbox as well, and never the files themselves."""
 
 from __future__ import annotations
 
@@ -10,15 +10,21 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
+
+from minimax_code.workbench.running import Limits
+from minimax_code.workbench.sandbox import Sandbox
 
 _CPU_S, _WALL_S = 30, 40
+_SANDBOX_S = 300  # a repository's own types take longer than a request's
 _MEMORY_BYTES, _FILE_BYTES, _OUTPUT_BYTES = 4 << 30, 16 << 20, 16 << 20
 
 # -I: neither the folder nor the environment adds modules, so a file named ruff.py is not ruff.
 _PYTHON = (sys.executable, "-I", "-c")
 _MODULE = "sys.argv = sys.argv[1:]; runpy.run_module(sys.argv[0], run_name='__main__', alter_sys=True)"
+_IMPORTS = "import resource, runpy, sys\n"
 _LIMITS = f"""\
-import resource, runpy, sys
+{_IMPORTS}\
 for kind, most in (("CPU", {_CPU_S}), ("AS", {_MEMORY_BYTES}), ("FSIZE", {_FILE_BYTES}), ("CORE", 0)):
     resource.setrlimit(getattr(resource, "RLIMIT_" + kind), (most, most))
 """
@@ -37,8 +43,51 @@ class Ran:
     output: bytes
 
 
+class Programs(Protocol):
+    """What runs analysers."""
+
+    @property
+    def sandbox(self) -> str:
+        """As receipts have it."""
+        ...
+
+    async def module(self, folder: Path, module: str, args: Sequence[str]) -> Ran:
+        """A Python module as a program."""
+        ...
+
+    async def script(self, folder: Path, script: str, args: Sequence[str]) -> Ran:
+        """A program of ours."""
+        ...
+
+
+class InSandbox:
+    """Runs programs in a sandbox, in folders that they can't change."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+
+    @property
+    def sandbox(self) -> str:
+        return self._sandbox.name
+
+    async def module(self, folder: Path, module: str, args: Sequence[str]) -> Ran:
+        return await self._run(folder, _IMPORTS + _MODULE, [module, *args])
+
+    async def script(self, folder: Path, script: str, args: Sequence[str]) -> Ran:
+        return await self._run(folder, _IMPORTS + script, args)
+
+    async def _run(self, folder: Path, script: str, args: Sequence[str]) -> Ran:
+        limits = Limits(seconds=_SANDBOX_S, memory_bytes=_MEMORY_BYTES, output_bytes=_OUTPUT_BYTES)
+        ran = await self._sandbox.run(
+            [*_PYTHON, script, *args], folder=folder, writable=False, limits=limits, stderr=False
+        )
+        return Ran(ran.exit_code, ran.output.encode())
+
+
 class Runner:
-    """Runs programs, a few at once."""
+    """Runs programs with limits, a few at once: for files alone in a folder, of which nothing is run."""
+
+    sandbox = ""
 
     def __init__(self) -> None:
         self._turns = asyncio.Semaphore(_at_once)
