@@ -8,6 +8,8 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from openm3.engine.fairness import ALONE, Share
 from openm3.engine.output import Delta, Event, FinishReason, Progress, Stats, TokenLogprob
 from openm3.engine.params import SamplingParams
@@ -35,6 +37,7 @@ class ScriptedLLM:
     max_context: int = 1000
     has_thinking_modes: bool = False
     can_see: bool = False
+    hidden_size: int = 8
 
     def encode(self, text: str) -> list[int]:
         return list(text.encode())
@@ -110,6 +113,12 @@ class ScriptedService:
         try:
             await asyncio.sleep(0)  # as long as an engine's thread takes at the least
             yield Progress(request_id, len(prompt_ids), len(prompt_ids))
+            if params.pool:
+                ended = True
+                state = np.bincount(np.array(prompt_ids) % self.llm.hidden_size, minlength=self.llm.hidden_size)
+                stats = _stats(len(prompt_ids), 0)
+                yield Delta(request_id, "", None, FinishReason.STOP, state=state.astype(np.float32), stats=stats)
+                return
             async for delta in self._answer(request_id, len(prompt_ids), params):
                 ended = delta.finish_reason is not None
                 yield delta

@@ -15,6 +15,9 @@ from openai import AsyncOpenAI, BadRequestError, NotFoundError, OpenAI
 from helpers.live_server import live_server
 from helpers.scripted import ScriptedService
 from helpers.sentence import write_sentence_model
+from openm3.config import EngineConfig
+from openm3.engine.llm import LLM
+from openm3.engine.service import Service
 from openm3.model.sentence import SentenceModel
 
 
@@ -108,8 +111,29 @@ def test_what_is_wrong_is_named(server: str, body: dict[str, Any], param: str) -
     assert (response.status_code, response.json()["error"]["param"]) == (400, param)
 
 
+def test_the_served_model_embeds_too(tiny_model: Path) -> None:
+    llm = LLM(tiny_model, EngineConfig(dtype="float32"))
+    texts = ["a cat on a mat", "a kitten on a rug", "def main(): pass"]
+    with live_server(Service(llm)) as url, OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as client:
+        made = client.embeddings.create(model="tiny", input=[*texts, *texts], encoding_format="float")
+        fewer = client.embeddings.create(model="tiny", input=texts[0], dimensions=4, encoding_format="float")
+        with pytest.raises(BadRequestError, match=r"input\[1\]: has 600 tokens and the model reads 1 to 511"):
+            client.embeddings.create(model="tiny", input=["a", "b" * 600])
+        cut = client.embeddings.create(model="tiny", input="b" * 600, extra_body={"openm3": {"truncate": True}})
+        with pytest.raises(BadRequestError, match=r"input\[0\]: holds a token id outside"):
+            client.embeddings.create(model="tiny", input=[[999]])
+        with pytest.raises(BadRequestError, match="dimensions: must be at most the 96"):
+            client.embeddings.create(model="tiny", input="a", dimensions=97)
+    vectors = [one.embedding for one in made.data]
+    assert {len(vector) for vector in vectors} == {llm.model_config.hidden_size}
+    assert all(math.hypot(*vector) == pytest.approx(1, abs=1e-5) for vector in vectors)
+    assert vectors[0] == pytest.approx(vectors[3], abs=1e-5) and vectors[0] != pytest.approx(vectors[1], abs=1e-2)
+    assert fewer.data[0].embedding == pytest.approx([x / math.hypot(*vectors[0][:4]) for x in vectors[0][:4]], abs=1e-4)
+    assert made.usage.prompt_tokens == 2 * sum(map(len, texts)) and cut.usage.prompt_tokens == 511
+
+
 def test_another_model_does_not_exist(client: OpenAI) -> None:
-    with pytest.raises(NotFoundError, match="this server has 'letters'"):
+    with pytest.raises(NotFoundError, match="this server has 'letters' and 'scripted'"):
         client.embeddings.create(model="text-embedding-3-small", input="abc")
 
 

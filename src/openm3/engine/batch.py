@@ -12,12 +12,13 @@ from torch import Tensor
 from openm3.engine.scheduler import Chunk
 from openm3.kernels.paged import PagedBatch
 from openm3.model.batch import Batch
+from openm3.model.pooling import Pooling
 from openm3.model.watch import Watch
 
 
 def build_batch(chunks: Sequence[Chunk], page_size: int, topk: int | None = None) -> Batch:
     """Packs the chunks' tokens and drafts; logits are wanted of the last known token of every chunk that completes its
-    request, and of its draft. Where a request is observed, these rows are watched too.
+    request, and of its draft. Where a request is observed, these rows are watched too; where it is pooled, all are.
 
     `topk`, where answers read a number of blocks of their own, is what prompts read.
     """
@@ -30,9 +31,16 @@ def build_batch(chunks: Sequence[Chunk], page_size: int, topk: int | None = None
     )
     ends: list[int] = paged.query_start_B1[1:].tolist()
     rows = [row for chunk, end in zip(chunks, ends, strict=True) for row in range(end - chunk.num_logits, end)]
+    pooled = [
+        (end - chunk.stop + chunk.start, end)
+        for chunk, end in zip(chunks, ends, strict=True)
+        if chunk.request.pooled is not None
+    ]
     watched = [row for chunk, end in zip(chunks, ends, strict=True) for row in range(end - chunk.num_watched, end)]
     seen_rows_M, seen_MC = _seen(chunks)
     batch = Batch(torch.tensor(token_ids), paged, torch.tensor(rows, dtype=torch.long), seen_rows_M, seen_MC)
+    if pooled:
+        batch = replace(batch, pooling=Pooling(pooled))
     if watched:
         batch = replace(batch, watch=Watch(torch.tensor(watched), paged))
     if topk is not None:

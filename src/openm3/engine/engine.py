@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from openm3.config import EngineConfig
@@ -27,6 +29,7 @@ from openm3.engine.runner import Runner
 from openm3.engine.sampler import Sampled, sample
 from openm3.engine.scheduler import Chunk, Scheduler
 from openm3.errors import InputError, WindowError
+from openm3.model.pooling import Pooling
 from openm3.model.watch import Watch
 from openm3.text.detokenize import Detokenizer, StopStrings
 from openm3.text.dialect import marker_ids, may_begin_to_think
@@ -98,6 +101,8 @@ class Engine:
         request.compaction = compaction
         if compaction is not None and self.config.tensor_parallel == 1:
             request.importance = Importance()
+        if params.pool:
+            request.pooled = np.zeros(self.runner.decoder.config.hidden_size, np.float32)
         request.holes.cut(prompt.dropped)
         request.salt = b"".join(patches.digest for patches in prompt.media)
         request.matcher = self._matcher(prompt, params)
@@ -119,7 +124,7 @@ class Engine:
         """
         window, num_prompt = self.runner.max_context, prompt.num_left
         room = window - num_prompt
-        if self.config.overflow == "compact" and not prompt.media:
+        if self.config.overflow == "compact" and not prompt.media and not params.pool:
             pool = self.scheduler.pool
             compaction = Compaction.of(self.config, min(window, pool.num_pages * pool.page_size))
             max_tokens = params.max_tokens or max(room, compaction.freed)
@@ -177,6 +182,8 @@ class Engine:
         if batch.probe is not None:
             self._choose_topk(chunks, batch.probe)
         readings = () if batch.watch is None else batch.watch.mass_WB().numpy()
+        if batch.pooling is not None:
+            _pool(chunks, batch.pooling)
         return compacted + self._commit(chunks, logits_LV, readings)
 
     def _copy(self) -> None:
@@ -217,7 +224,10 @@ class Engine:
             own_rows = list(itertools.islice(rows, chunk.num_logits))
             own_masses = list(itertools.islice(masses, chunk.num_watched))
             fills_window = chunk.fills_window
-            events += self._answer(chunk, own_rows, own_masses)
+            if request.pooled is None:
+                events += self._answer(chunk, own_rows, own_masses)
+            elif chunk.completes:
+                events.append(self._pooled(request, request.pooled))
             if own_masses:
                 self._weigh(request, own_masses[-1], fills_window and request.num_computed == request.max_total)
         return events
@@ -282,6 +292,12 @@ class Engine:
         delta = Delta(request.request_id, text, token_id, reason, sampled.logprob)
         return delta if reason is None else replace(delta, evidence=_evidence(request), stop=hit, stats=request.stats())
 
+    def _pooled(self, request: Request, sum_C: NDArray[np.float32]) -> Delta:
+        """Ends a request that asked for the states of its prompt."""
+        self._end(request, FinishReason.STOP)
+        state_C = sum_C / np.float32(request.num_prompt_left)
+        return Delta(request.request_id, "", None, FinishReason.STOP, state=state_C, stats=request.stats())
+
     def _cut(self, answer: _Answer) -> Delta:
         """Ends an answer that no token can go on with."""
         request, text = answer.request, answer.detokenizer.finish()
@@ -299,6 +315,13 @@ class Engine:
 def _evidence(request: Request) -> Evidence | None:
     """What a finished answer was read from, where that was observed."""
     return None if request.observed is None else request.observed.evidence(request.output_ids)
+
+
+def _pool(chunks: Sequence[Chunk], pooling: Pooling) -> None:
+    """Adds the states of this step; a request that begins again, after it gave its pages up, begins with none."""
+    pooled = [chunk for chunk in chunks if chunk.request.pooled is not None]
+    for chunk, sum_C in zip(pooled, pooling.sums_SC().numpy(), strict=True):
+        chunk.request.pooled = sum_C if chunk.start == 0 else chunk.request.pooled + sum_C
 
 
 def _count_blocks(request: Request, start: int, stop: int, page_size: int, topk: int | None) -> None:

@@ -54,6 +54,7 @@ class DecodeGraphs:
         return (
             num_tokens == len(batch.paged.context_len_B) == len(batch.logit_rows_L) <= MOST_SEQUENCES
             and batch.seen_rows_M is None
+            and batch.pooling is None
             and not batch.watches
         )
 

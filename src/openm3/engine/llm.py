@@ -59,7 +59,8 @@ class LLM(Reader):
         runner = start_runner(checkpoint, self.config)
         self.engine = Engine(runner, tokenizer, self.config)
         name, vision = path.stem if path.is_file() else path.name, runner.vision.config if runner.vision else None
-        super().__init__(name, identity_of(checkpoint), tokenizer, vision, runner.max_context)
+        identity, size = identity_of(checkpoint), checkpoint.config.hidden_size
+        super().__init__(name, identity, tokenizer, vision, runner.max_context, size)
 
     def generate(
         self, prompts: Sequence[str | Sequence[int] | Prompt], params: SamplingParams | None = None

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+import numpy as np
+from numpy.typing import NDArray
+
 from openm3.context.evidence import Evidence
 from openm3.context.sources import SourceSpan
 from openm3.text.parse import ToolCall
@@ -70,10 +73,11 @@ class Delta:
 
     Attributes:
         text: new text; empty while a character or a possible stop string is incomplete.
-        token_id: None only in the last delta of a cancelled request.
+        token_id: None only in the last delta of a cancelled request, and of a pooled one.
         finish_reason: set in a request's last delta and only there.
         logprob: set when the request asked for log probabilities.
         evidence: in the last delta of a request that asked for it.
+        state: fp32 [C], in the one delta of a pooled request: the mean of its prompt's states behind the last norm.
         stop: in the last delta, the stop string that ended the answer.
         stats: in the last delta, unless the request was cancelled.
     """
@@ -84,6 +88,7 @@ class Delta:
     finish_reason: FinishReason | None = None
     logprob: TokenLogprob | None = None
     evidence: Evidence | None = None
+    state: NDArray[np.float32] | None = None
     stop: str | None = None
     stats: Stats | None = None
 

@@ -36,6 +36,7 @@ class SamplingParams:
             whole, so nothing else may end it but `max_tokens`, and that is finish reason "length".
         max_thinking: the most tokens that a model thinks before it answers; then its thinking is ended. None: as many
             as it likes.
+        pool: generate nothing; what comes back is `Delta.state`, the mean of the states of the prompt's tokens.
         logit_bias: pairs of a token id and what is added to its logit, after penalties.
 
     Raises:
@@ -58,6 +59,7 @@ class SamplingParams:
     evidence: bool = False
     constraint: Constraint | None = None
     max_thinking: int | None = None
+    pool: bool = False
     logit_bias: tuple[tuple[int, float], ...] = ()
 
     def __post_init__(self) -> None:

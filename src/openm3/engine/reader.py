@@ -23,19 +23,34 @@ class Reader:
         name: what the model is called in answers.
         identity: 16 hex digits that differ for other weights files or configurations.
         max_context: the most tokens of a prompt and its answer together.
+        hidden_size: numbers of a token's state.
         can_see: whether messages may hold images and videos.
     """
 
     def __init__(
-        self, name: str, identity: str, tokenizer: Tokenizer, vision: VisionConfig | None, max_context: int
+        self,
+        name: str,
+        identity: str,
+        tokenizer: Tokenizer,
+        vision: VisionConfig | None,
+        max_context: int,
+        hidden_size: int,
     ) -> None:
-        self.name, self.identity, self.tokenizer, self.max_context = name, identity, tokenizer, max_context
+        self.name, self.identity, self.tokenizer = name, identity, tokenizer
+        self.max_context, self.hidden_size = max_context, hidden_size
         self.can_see = vision is not None
         self._vision = vision
         self._conversations = Conversations(tokenizer, vision, max_context)
 
     def __reduce__(self) -> tuple[type[Reader], tuple[Any, ...]]:
-        return Reader, (self.name, self.identity, self.tokenizer, self._vision, self.max_context)
+        return Reader, (
+            self.name,
+            self.identity,
+            self.tokenizer,
+            self._vision,
+            self.max_context,
+            self.hidden_size,
+        )
 
     @property
     def has_thinking_modes(self) -> bool:

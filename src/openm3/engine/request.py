@@ -9,6 +9,7 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from openm3.context.evidence import Observed
 from openm3.context.importance import Importance, Masses
@@ -67,6 +68,7 @@ class Request:
         topk: blocks that the tokens of its answer read, where it has a number of its own.
         observed: what the tokens of the answer read, where evidence is asked for.
         importance: of its blocks, as given, where compactions ask for it.
+        pooled: the sum of the states of its prompt so far, where they are asked for.
     """
 
     request_id: str
@@ -100,11 +102,19 @@ class Request:
     topk: int | None = None
     observed: Observed | None = None
     importance: Importance | None = None
+    pooled: NDArray[np.float32] | None = None
     finish_reason: FinishReason | None = None
     arrived_s: float = field(default_factory=time.perf_counter)
     started_s: float = 0.0
     first_token_s: float = 0.0
     finished_s: float = 0.0
+
+    @property
+    def keeps_to_itself(self) -> bool:
+        """Whether it tells of none of its pages: behind a hole they were computed with what is gone, and texts whose
+        states are asked for are as a rule asked for once.
+        """
+        return self.altered or self.pooled is not None
 
     @property
     def num_tokens(self) -> int:

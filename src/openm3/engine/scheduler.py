@@ -183,7 +183,7 @@ class Scheduler:
     def commit(self, request: Request, num_computed: int) -> None:
         """The request's tokens are computed so far: pages that are full of them now become known."""
         request.num_computed, size = num_computed, self.pool.page_size
-        if not self.config.prefix_cache or request.altered:  # behind a hole, pages were computed with what is gone
+        if not self.config.prefix_cache or request.keeps_to_itself:
             return
         chunk = self.config.prefill_chunk
         known = num_computed if self.invariant else min(num_computed, request.num_prompt_left) // chunk * chunk
@@ -229,7 +229,7 @@ class Scheduler:
             self.running.append(request)
 
     def _match(self, request: Request) -> Match:
-        if not self.config.prefix_cache:
+        if not self.config.prefix_cache or request.pooled is not None:
             return Match()
         match = self.pool.match(request.tokens(0, min(request.num_tokens, request.max_total)), request.salt)
         if self.invariant:
@@ -249,7 +249,7 @@ class Scheduler:
         copies = [copy for copy in self.copies if copy.target not in request.pages]
         is_there = len(copies) == len(self.copies)  # else the request gives way before its first tokens were copied
         self.copies = copies
-        remembers = self.config.prefix_cache and self.invariant and not request.altered
+        remembers = self.config.prefix_cache and self.invariant and not request.keeps_to_itself
         remembers = remembers and (self.config.attention_mass is None or not request.output_ids)
         if remembers and is_there and 0 < len(rest) < self.pool.page_size:
             self.pool.remember(request.pages[full], self._parent(request), rest)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from openm3.kernels.paged import PagedBatch
+from openm3.model.pooling import Pooling
 from openm3.model.watch import Watch
 
 
@@ -26,6 +27,7 @@ class Batch:
         seen_MC: fp32 embeddings of these rows, in the place of those of their token ids.
         watch: told by every layer what its rows read; None where nobody asks.
         probe: the same, of what its rows would read of all blocks.
+        pooling: told what the states of its rows are.
         topk_B: int32, the number of blocks that each sequence's queries read; None: what the layers were made for.
     """
 
@@ -36,6 +38,7 @@ class Batch:
     seen_MC: Tensor | None = None
     watch: Watch | None = None
     probe: Watch | None = None
+    pooling: Pooling | None = None
     topk_B: Tensor | None = None
 
     @property

@@ -162,7 +162,10 @@ class Decoder(nn.Module):
         Returns:
             fp32 `[L, V]`: next-token logits of the rows `batch.logit_rows_L`.
         """
-        x_LC = self.hidden_states(batch, cache)[batch.logit_rows_L]
+        x_TC = self.hidden_states(batch, cache)
+        if batch.pooling is not None:
+            batch.pooling.take(self.norm(x_TC[batch.pooling.row_T.to(x_TC.device)], torch.float32, self.backend))
+        x_LC = x_TC[batch.logit_rows_L]
         return self.fused[0](self.norm(x_LC, cache.layers[0].k_PRSD.dtype, self.backend)).float()
 
     def hidden_states(self, batch: Batch, cache: KVCache) -> Tensor:

@@ -10,7 +10,7 @@ from fastapi import APIRouter
 from openm3.server import offline
 from openm3.server.batches import Batches
 from openm3.server.callers import ANONYMOUS, Caller
-from openm3.server.embedders import SentenceEmbedder
+from openm3.server.embedders import Embedder, SentenceEmbedder, StatesEmbedder
 from openm3.server.files import FileStore
 from openm3.server.images import DiffusersGenerator
 from openm3.server.routes import batches, code, embeddings, files, images
@@ -36,7 +36,9 @@ class Extras:
     def __init__(self, settings: Settings, backend: Backend | None, accounts: Accounts | None) -> None:
         self._backend, self._accounts = backend, accounts
         self._batches: Batches | None = None
-        self._embedders = [SentenceEmbedder(settings.embeddings)]
+        self._embedders: list[Embedder] = [SentenceEmbedder(settings.embeddings)]
+        if backend is not None:
+            self._embedders.append(StatesEmbedder(backend))
         self._images = DiffusersGenerator(Path(settings.images)) if settings.images else None
         self.routers: list[APIRouter] = [embeddings.router(self._embedders), images.router(self._images, settings)]
         self.body_limits: dict[str, tuple[int, float]] = {}

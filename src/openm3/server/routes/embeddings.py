@@ -61,7 +61,7 @@ async def embed(embedders: Sequence[Embedder], asked: EmbeddingRequest, caller: 
     if asked.dimensions is not None and asked.dimensions > most:
         raise InputError("dimensions", f"must be at most the {most} of {embedder.name}, got {asked.dimensions}")
     async with caller.reserve(embedder.name, num_tokens) as reservation:
-        vectors = await embedder.embed(sequences)
+        vectors = await embedder.embed(sequences, caller.share)
         await reservation.spend(num_tokens, 0)
     return await asyncio.to_thread(_response, vectors, asked, embedder.name, num_tokens)
 
