@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from minimax_code.errors import SandboxError
-from minimax_code.workbench.confinement import Sandbox, visible
-from minimax_code.workbench.running import Launch, Limits
+from minimax_code.workbench import seccomp
+from minimax_code.workbench.confinement import Sandbox, environment, status_pipe, visible
+from minimax_code.workbench.running import THREADS, Launch, Limits
 
 _NAMESPACES = (
     "--unshare-user", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try",
@@ -23,43 +24,54 @@ class Bubblewrap(Sandbox):
 
     name = "bubblewrap"
 
+    @staticmethod
+    def program() -> str | None:
+        """Where it is, if it is there."""
+        return shutil.which("bwrap")
+
     @contextmanager
     def _launch(
-        self, command: Sequence[str], folder: Path, writable: bool, limits: Limits, env: dict[str, str]
+        self, command: Sequence[str], folder: Path, writable: bool, limits: Limits, env: Mapping[str, str]
     ) -> Iterator[Launch]:
-        program = shutil.which("bwrap")
+        program = self.program()
         if program is None:
-            raise SandboxError("bwrap isn't there any more; install it with `apt-get install bubblewrap`")
+            raise SandboxError("bwrap isn't there")
         seen = [word for path in (*visible(), *self.readable) for word in _bind(path)]
-        with _pipe() as (status, told):
+        variables = [word for item in environment("/tmp", env).items() for word in ("--setenv", *item)]
+        in_memory = ("--size", str(limits.memory_bytes // 4), "--tmpfs")
+        with status_pipe() as (status, told), _memory_file(seccomp.in_namespaces()) as rules:
             argv = [
-                program, *_NAMESPACES, "--json-status-fd", str(told), "--proc", "/proc", "--dev", "/dev",
-                "--size", str(limits.memory_bytes // 4), "--tmpfs", "/dev/shm", "--remount-ro", "/dev",
-                "--size", str(limits.memory_bytes // 4), "--tmpfs", "/tmp", *seen,
-                "--bind" if writable else "--ro-bind", str(folder), str(folder), "--remount-ro", "/",
-                "--chdir", str(folder), "--", *command,
+                program, *_NAMESPACES, "--clearenv", *variables, "--json-status-fd", str(told), "--seccomp", str(rules),
+                "--proc", "/proc", "--dev", "/dev", *in_memory, "/dev/shm", "--remount-ro", "/dev", *in_memory, "/tmp",
+                *seen, "--bind" if writable else "--ro-bind", str(folder), str(folder), "--remount-ro", "/",
+                "--chdir", str(folder), "--", *_limited(limits.processes * THREADS), *command,
             ]  # fmt: skip
 
             def ended(code: int, output: str) -> int:
-                # What is said there is bwrap's own word; a command can't write to it.
-                with suppress(BlockingIOError):
-                    if b"exit-code" in os.read(status, 1 << 16):
-                        return code
+                if b"exit-code" in status():
+                    return code
                 if output.startswith("bwrap: execvp"):
                     return 127
-                raise SandboxError(f"bubblewrap can't start ({output.strip()}); `minimax-code doctor` says what helps")
+                raise SandboxError(f"bubblewrap can't start ({output.strip()})")
 
-            yield Launch(argv=argv, env=env, cwd=Path("/"), fds=(told,), ended=ended)
+            yield Launch(argv=argv, fds=(told, rules), own=(folder,), ended=ended)
+
+
+def _limited(tasks: int) -> Iterator[str]:
+    """A user's limit counts the processes of a namespace alone, once it is set there; the shells call it -p or -u."""
+    if os.geteuid() != 0:
+        yield from ("/bin/sh", "-c", '{ ulimit -p "$0" || ulimit -u "$0"; } 2>/dev/null; exec "$@"', str(tasks))
 
 
 @contextmanager
-def _pipe() -> Iterator[tuple[int, int]]:
-    ends = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+def _memory_file(content: bytes) -> Iterator[int]:
+    file = os.memfd_create("seccomp")
     try:
-        yield ends
+        os.write(file, content)
+        os.lseek(file, 0, os.SEEK_SET)
+        yield file
     finally:
-        for end in ends:
-            os.close(end)
+        os.close(file)
 
 
 def _bind(path: Path) -> Iterator[str]:

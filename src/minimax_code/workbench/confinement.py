@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import platform
+import subprocess
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from minimax_code.errors import SandboxError
 from minimax_code.record import Record
-from minimax_code.workbench.running import Launch, Limits, Stopped, supervise
+from minimax_code.workbench import seccomp
+from minimax_code.workbench.running import CLEAN, Launch, Limits, Stopped, supervise
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store")
 # Of /etc only what programs need to start; there are keys and passwords in the rest.
@@ -58,6 +61,20 @@ class Sandbox(ABC):
     def __init__(self, readable: Sequence[Path] = ()) -> None:
         self.readable = tuple(path.resolve() for path in readable)
 
+    def problem(self) -> str | None:
+        """Why it doesn't work here, found out by running a command that does nothing; None where it works."""
+        if not seccomp.is_known():
+            return f"{platform.machine()} is not among the machines whose system calls are known (x86_64, aarch64)"
+        try:
+            with self._launch(("true",), Path("/usr"), False, Limits(), {}) as launch:
+                done = subprocess.run(
+                    launch.argv, env=CLEAN, pass_fds=launch.fds, capture_output=True, text=True, check=False
+                )
+                launch.ended(done.returncode, done.stderr)
+        except (OSError, SandboxError) as error:
+            return str(error)
+        return None
+
     async def run(
         self,
         command: Sequence[str],
@@ -84,11 +101,9 @@ class Sandbox(ABC):
             raise SandboxError(f"{folder} is not a folder, so nothing can be run in it")
         if not command or any("\0" in word for word in command):
             raise SandboxError("a command needs at least one word, and none with a NUL character")
-        with self._launch(command, folder, writable, limits, {**_environment(), **(env or {})}) as launch:
+        with self._launch(command, folder, writable, limits, env or {}) as launch:
             try:
-                outcome = await supervise(
-                    launch, limits=limits, stdin=stdin, stderr=stderr, watched=folder, end=self._end
-                )
+                outcome = await supervise(launch, limits=limits, stdin=stdin, stderr=stderr, end=self._end)
             except OSError as error:
                 raise SandboxError(f"{self.name} can't be started: {error}") from error
             output = outcome.output.decode(errors="replace")
@@ -105,7 +120,7 @@ class Sandbox(ABC):
 
     @abstractmethod
     def _launch(
-        self, command: Sequence[str], folder: Path, writable: bool, limits: Limits, env: dict[str, str]
+        self, command: Sequence[str], folder: Path, writable: bool, limits: Limits, env: Mapping[str, str]
     ) -> AbstractContextManager[Launch]:
         """How the command is started in its sandbox; what that needs is there until the context ends."""
 
@@ -132,12 +147,31 @@ def visible() -> Iterator[Path]:
             yield path
 
 
-def _environment() -> dict[str, str]:
-    """Nothing of our own: there may be keys in it."""
+def environment(home: str, env: Mapping[str, str]) -> dict[str, str]:
+    """What a command finds there: nothing of our own, for there may be keys in it."""
     return {
         "PATH": os.pathsep.join([f"{sys.prefix}/bin", "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"]),
-        "HOME": "/tmp",
-        "TMPDIR": "/tmp",
+        "HOME": home,
+        "TMPDIR": home,
         "LANG": "C.UTF-8",
         "PYTHONDONTWRITEBYTECODE": "1",  # compiled files are no part of anybody's change
+        **env,
     }
+
+
+@contextmanager
+def status_pipe() -> Iterator[tuple[Callable[[], bytes], int]]:
+    """What a sandbox says of itself, where no command can write: how to read it, and the end to write to."""
+    there, here = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def read() -> bytes:
+        try:
+            return os.read(there, 1 << 16)
+        except BlockingIOError:
+            return b""
+
+    try:
+        yield read, here
+    finally:
+        os.close(there)
+        os.close(here)

@@ -1,7 +1,7 @@
 """Runs a program as its own session, watches what it and its children use, and ends them all.
 
-Kernel limits are of one process each, and root has none on processes. What all of them together use is looked at
-several times a second; a tree that uses too much is ended whole, and the report says of what.
+Most of the kernel's limits are of one process each. What all of them together use is looked at several times a second;
+a tree that uses too much is ended whole, and the report says of what. How many there are has a hard limit besides.
 """
 
 from __future__ import annotations
@@ -16,15 +16,18 @@ from pathlib import Path
 from typing import Literal
 
 from minimax_code.record import Record
+from minimax_code.workbench.cgroup import end_group, process_group
 
 Stopped = Literal["", "seconds", "memory", "processes", "output", "disk"]
 """The limit that ended a program, or "" where it ended by itself."""
 
 _FIRST_LOOK_S, _LONGEST_LOOK_S = 0.02, 0.1
-_THREADS = 32  # for each process that may be there
+THREADS = 8  # for each process that may be there
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 # The shell's own limits need no program that may be missing. Sizes are in KiB and in blocks of 512 bytes.
-_ULIMIT = 'ulimit -c 0; ulimit -d "$1"; ulimit -f "$2"; shift 2; exec "$@"'
+# Until the sandbox is there a variable such as LD_PRELOAD could bring anything in.
+CLEAN = {"PATH": os.defpath, "LANG": "C.UTF-8"}
+_ULIMIT = 'ulimit -c 0; ulimit -d "$1"; ulimit -f "$2"; [ -z "$3" ] || echo $$ > "$3"; shift 3; exec "$@"'
 
 
 class Limits(Record):
@@ -34,7 +37,7 @@ class Limits(Record):
         seconds: until everything is ended.
         memory_bytes: of all processes; a single one is refused more, all together are ended. Files in /tmp count apart,
             up to half of it.
-        processes: at once; 32 threads for each.
+        processes: at once, with 8 threads for each.
         output_bytes: of standard output and error together.
         disk_bytes: a single file can't grow larger; the folder that grows by more ends the run.
     """
@@ -52,14 +55,14 @@ class Launch:
 
     Attributes:
         fds: open files that it inherits.
+        own: folders that it fills, whose growth is limited.
         ended: given the exit code and the output, the exit code of the command; raises SandboxError where the sandbox
             never came to start it.
     """
 
     argv: Sequence[str]
-    env: dict[str, str]
-    cwd: Path
     fds: Sequence[int] = ()
+    own: Sequence[Path] = ()
     ended: Callable[[int, str], int] = lambda code, output: code if code >= 0 else 128 - code
 
 
@@ -79,14 +82,12 @@ async def supervise(
     limits: Limits,
     stdin: bytes,
     stderr: bool,
-    watched: Path,
     end: Callable[[asyncio.subprocess.Process], Awaitable[None]],
 ) -> Outcome:
     """Runs a program to its end, or to the first limit; nothing of it is left when this returns, even when cancelled.
 
     Args:
         stderr: whether what it says there is part of the output; else it is dropped.
-        watched: the folder whose growth is limited.
         end: ends the program with all its children.
 
     Raises:
@@ -94,30 +95,34 @@ async def supervise(
     """
     outcome = Outcome()
     began = time.monotonic()
-    process = await asyncio.create_subprocess_exec(
-        "/bin/sh", "-c", _ULIMIT, "sh", str(limits.memory_bytes >> 10), str(limits.disk_bytes >> 9), *launch.argv,
-        env=launch.env, cwd=launch.cwd, pass_fds=launch.fds, start_new_session=True,
-        stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT if stderr else asyncio.subprocess.DEVNULL,
-    )  # fmt: skip
-    tasks = [
-        asyncio.create_task(_finish(process, outcome, limits)),
-        asyncio.create_task(_watch(process.pid, outcome, limits, watched)),
-        asyncio.create_task(_feed(process, stdin)),
-    ]
-    try:
-        done, _ = await asyncio.wait(tasks[:2], timeout=limits.seconds, return_when=asyncio.FIRST_COMPLETED)
-        if not done:
-            outcome.stopped = "seconds"
-        for task in done:
-            task.result()
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        # asyncio calls a process ended when its output was read to the end.
-        await asyncio.shield(asyncio.gather(end(process), _drain(process)))
+    with process_group(limits.processes * THREADS) as group:
+        process = await asyncio.create_subprocess_exec(
+            "/bin/sh", "-c", _ULIMIT, "sh", str(limits.memory_bytes >> 10), str(limits.disk_bytes >> 9),
+            str(group / "cgroup.procs") if group else "", *launch.argv,
+            env=CLEAN, cwd="/", pass_fds=launch.fds, start_new_session=True,
+            stdin=asyncio.subprocess.PIPE if stdin else asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT if stderr else asyncio.subprocess.DEVNULL,
+        )  # fmt: skip
+        tasks = [
+            asyncio.create_task(_finish(process, outcome, limits)),
+            asyncio.create_task(_watch(process.pid, outcome, limits, launch.own)),
+            asyncio.create_task(_feed(process, stdin)),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks[:2], timeout=limits.seconds, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                outcome.stopped = "seconds"
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            if group is not None and process.returncode is None:
+                end_group(group)
+            # asyncio calls a process ended when its output was read to the end.
+            await asyncio.shield(asyncio.gather(end(process), _drain(process)))
     if not outcome.stopped:
         outcome.exit_code = process.returncode
     outcome.seconds = time.monotonic() - began
@@ -149,9 +154,9 @@ async def _feed(process: asyncio.subprocess.Process, stdin: bytes) -> None:
     process.stdin.close()
 
 
-async def _watch(pid: int, outcome: Outcome, limits: Limits, watched: Path) -> None:
+async def _watch(pid: int, outcome: Outcome, limits: Limits, folders: Sequence[Path]) -> None:
     """Returns when a limit is passed."""
-    began, free = time.time(), _free(watched)
+    began, free = time.time(), [_free(folder) for folder in folders]
     pause = _FIRST_LOOK_S
     while not outcome.stopped:
         await asyncio.sleep(pause)
@@ -161,16 +166,17 @@ async def _watch(pid: int, outcome: Outcome, limits: Limits, watched: Path) -> N
             used = _used(one)
             pids.append(one)
             threads, memory = threads + used[0], memory + used[1]
-            if len(pids) > limits.processes or threads > limits.processes * _THREADS:
+            if len(pids) > limits.processes or threads > limits.processes * THREADS:
                 outcome.stopped = "processes"
                 return
         # Pages that processes share are in the sum once for each, so it is only a reason to look closer.
         if memory > limits.memory_bytes and sum(map(_own_memory, pids)) > limits.memory_bytes:
             outcome.stopped = "memory"
-        if free - _free(watched) > limits.disk_bytes:  # whoever it was
-            free = _free(watched)
-            if _written_since(began, watched) > limits.disk_bytes:
-                outcome.stopped = "disk"
+        for place, folder in enumerate(folders):
+            if free[place] - _free(folder) > limits.disk_bytes:  # whoever it was
+                free[place] = _free(folder)
+                if _written_since(began, folder) > limits.disk_bytes:
+                    outcome.stopped = "disk"
 
 
 def tree_of(pid: int) -> Iterator[int]:
