@@ -45,6 +45,8 @@ CODE_LAYERS: Layers = (
     ("minimax_code.agent",),
     ("minimax_code.tools",),
     ("minimax_code.remote",),
+    ("minimax_code.context", "minimax_code.stuck", "minimax_code.permissions"),
+    ("minimax_code.transcript",),
     ("minimax_code.skills", "minimax_code.testing"),
     ("minimax_code.store",),
     ("minimax_code.events", "minimax_code.budget"),

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
 from minimax_code.contract import Contract, Verdict
-from minimax_code.model import Reply, ToolCall
+from minimax_code.model import Reply, ToolCall, Usage
 from minimax_code.record import Record
 from minimax_code.workbench.receipt import Receipt
 
@@ -29,6 +29,15 @@ class Unknown(Event):
     data: dict[str, Any]
 
 
+class AgentStarted(Event):
+    """An agent begins. `system` is what it reads above all else, word for word, however long it works."""
+
+    agent: str = ""
+    model: str
+    system: str
+    tools: tuple[str, ...] = ()
+
+
 class Told(Event):
     """Something is said to an agent: its task, a verifier's findings, what the user adds while it works."""
 
@@ -37,10 +46,16 @@ class Told(Event):
 
 
 class ModelAsked(Event):
-    """A model is being asked by an agent; `tokens` are set aside for it. What it reads follows from earlier events."""
+    """A model is being asked by an agent; what it reads follows from earlier events.
+
+    Attributes:
+        tokens: set aside for it.
+        characters: of the prompt; with the tokens that the reply counts they say how long a token is.
+    """
 
     agent: str = ""
     tokens: int = 0
+    characters: int = 0
 
 
 class ModelReplied(Event):
@@ -108,13 +123,16 @@ class Compacted(Event):
 
     Attributes:
         trimmed: outputs of tools up to this event (`seq`) are given in part.
-        dropped: everything up to this event is given as `summary`, with the ledger behind it.
+        dropped: everything up to this event is given as `summary`, behind the ledger.
+        usage, seconds: what the summary has cost.
     """
 
     agent: str = ""
     trimmed: int
     dropped: int = 0
     summary: str = ""
+    usage: Usage = Usage()
+    seconds: float = 0.0
 
 
 class StuckSeen(Event):
@@ -123,6 +141,9 @@ class StuckSeen(Event):
     agent: str = ""
     rule: str
     advice: str
+
+
+StopReason = Literal["finished", "budget", "stuck", "needs_input", "failed"]
 
 
 class AgentStopped(Event):
@@ -134,7 +155,7 @@ class AgentStopped(Event):
     """
 
     agent: str = ""
-    reason: Literal["finished", "budget", "stuck", "needs_input", "failed"]
+    reason: StopReason
     message: str
 
 
