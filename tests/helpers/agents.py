@@ -21,7 +21,7 @@ from minimax_code.workbench.sandbox import find_sandbox
 from minimax_code.workbench.workspace import Workspace
 
 
-def call(name: str, id: str = "c", **arguments: Any) -> ToolCall:
+def call(name: str, /, *, id: str = "c", **arguments: Any) -> ToolCall:
     return ToolCall(id=id, name=name, arguments=json.dumps(arguments))
 
 

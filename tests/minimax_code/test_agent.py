@@ -12,7 +12,16 @@ from minimax_code.agent import run_agent
 from minimax_code.budget import Budget, Price
 from minimax_code.errors import ModelError, StoreError
 from minimax_code.events import (
-    AgentStarted, AgentStopped, Event, MemoryLog, ModelReplied, PlanChanged, Recorded, StuckSeen, Told, ToolEnded,
+    AgentStarted,
+    AgentStopped,
+    Event,
+    MemoryLog,
+    ModelReplied,
+    PlanChanged,
+    Recorded,
+    StuckSeen,
+    Told,
+    ToolEnded,
     ToolIntended,
 )  # fmt: skip
 from minimax_code.model import Abilities, Reply, Request, ToolCall, Usage
@@ -107,10 +116,10 @@ def test_an_agent_that_has_finished_stays_so_until_it_is_told_more(tmp_path: Pat
 
 
 def test_what_is_said_to_it_while_it_works_is_read_at_its_next_step(tmp_path: Path) -> None:
-    log = MemoryLog()
+    log, saying = MemoryLog(), []
 
     def steered(request: Request) -> ToolCall:
-        asyncio.ensure_future(log.append(Told(agent="agent", text="Only look, please.")))
+        saying.append(asyncio.ensure_future(log.append(Told(agent="agent", text="Only look, please."))))
         return call("bash", command="true")
 
     def says(request: Request) -> str:
