@@ -41,7 +41,7 @@ class Contract(Record):
         forbidden: paths, or patterns of paths, that the work may not touch.
         min_coverage: percent of the changed lines that the tests have to run.
         origin: who set the checks: the user, or a model, whose tests then failed on the base first.
-        failed_before: tests that fail without the work: what it has to bring about. Those of a model's fail by assertion.
+        failed_before: tests that fail without the work, those of a model by assertion: what it has to bring about.
         notes: what a reader has to know of how the checks came about.
     """
 

@@ -25,8 +25,10 @@ class Server(httpx2.AsyncBaseTransport):
         bodies: of the requests for completions.
     """
 
-    def __init__(self, *, model: dict[str, Any], refuses: tuple[str, ...] = (), message: dict[str, Any] = {}) -> None:
-        self._model, self._refuses, self._message = model, refuses, message
+    def __init__(
+        self, *, model: dict[str, Any], refuses: tuple[str, ...] = (), message: dict[str, Any] | None = None
+    ) -> None:
+        self._model, self._refuses, self._message = model, refuses, message or {}
         self.bodies: list[dict[str, Any]] = []
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
@@ -121,7 +123,8 @@ def test_a_schema_is_sent_as_the_api_has_it() -> None:
     server = Server(model={})
     asked(server, lambda model: model.reply(HELLO.model_copy(update={"json_schema": {"type": "object"}})), model="m")
     sent = server.bodies[0]["response_format"]
-    assert sent == {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": {"type": "object"}}}
+    form = {"name": "answer", "strict": True, "schema": {"type": "object"}}
+    assert sent == {"type": "json_schema", "json_schema": form}
 
 
 def test_a_server_that_refuses_or_isnt_there_is_a_sentence() -> None:
