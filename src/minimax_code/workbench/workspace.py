@@ -10,7 +10,7 @@ import asyncio
 import os
 import shutil
 import stat
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,9 @@ from minimax_code.workbench.source import lay_tree
 _ATTRIBUTES = "* -text !eol -ident -filter !working-tree-encoding\n"
 # What programs leave beside sources, and no change consists of.
 _LITTER = "__pycache__/\n*.py[co]\n.pytest_cache/\n.mypy_cache/\n.ruff_cache/\n.hypothesis/\n.coverage\n"
+
+_SECOND_NS = 1_000_000_000
+_CLOCK_NS = 20_000_000  # by which times of files may lag behind the clock
 
 
 class Workspace:
@@ -142,7 +145,7 @@ class Workspace:
         changed = await self._unindexed()
         try:
             await self._add(changed)
-        except WorkspaceError:  # somebody has made files unreadable
+        except (WorkspaceError, OSError):  # somebody has made files unreadable
             await asyncio.to_thread(_make_readable, self.path)
             await self._add(await self._unindexed())
         return (await self.git("write-tree")).decode().strip()
@@ -159,8 +162,15 @@ class Workspace:
                 await asyncio.to_thread(_remove, self.path / os.fsdecode(name) / ".git")
 
     async def _add(self, names: list[bytes]) -> None:
-        if names:
-            await self.git("update-index", "--add", "--remove", "--replace", "-z", "--stdin", stdin=b"\0".join(names))
+        root = os.fsencode(self.path)
+        gone = {name for name in names if not _is_file(os.path.join(root, name))}  # a folder, say, is in its place
+        doubtful = await asyncio.to_thread(_changed_unseen, self.path, self.folder / "shadow.git" / "index")
+        if doubtful:
+            doubtful &= set((await self.git("ls-files", "-z", "--cached")).split(b"\0"))
+        if forgotten := gone | doubtful:
+            await self.git("update-index", "--force-remove", "-z", "--stdin", stdin=b"\0".join(forgotten))
+        if files := (set(names) | doubtful) - gone:
+            await self.git("update-index", "--add", "--replace", "-z", "--stdin", stdin=b"\0".join(files))
 
     @asynccontextmanager
     async def _index(self) -> AsyncIterator[None]:
@@ -193,6 +203,36 @@ def _insist(function: Callable[..., Any], path: str, _: object) -> None:
         function(path)
     else:
         shutil.rmtree(path)
+
+
+def _is_file(path: bytes) -> bool:
+    try:
+        kind = os.lstat(path).st_mode
+    except OSError:
+        return False
+    return stat.S_ISREG(kind) or stat.S_ISLNK(kind)
+
+
+def _changed_unseen(folder: Path, index: Path) -> set[bytes]:
+    """Files that git may take for unchanged, as it looks at seconds only and the time of an edit can be forged.
+
+    They were changed after the index was written, within the same second; the time of a change can't be set.
+    """
+    if not index.exists():
+        return set()
+    written = index.stat().st_mtime_ns
+    first, last = written - _CLOCK_NS, (written // _SECOND_NS + 1) * _SECOND_NS
+    return {path for path, changed in _times(os.fsencode(folder), b"") if first <= changed < last}
+
+
+def _times(folder: bytes, prefix: bytes) -> Iterator[tuple[bytes, int]]:
+    """Files below a folder, and when they were changed in any way."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _times(entry.path, prefix + entry.name + b"/")
+            else:
+                yield prefix + entry.name, entry.stat(follow_symlinks=False).st_ctime_ns
 
 
 def _make_readable(folder: Path) -> None:
