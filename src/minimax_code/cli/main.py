@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from minimax_code.cli.review import review
 from minimax_code.errors import CodeError
 
 FAILED, INTERRUPTED = 1, 130
@@ -20,7 +21,7 @@ def minimax_code() -> None:
     """
 
 
-COMMANDS: tuple[click.Command, ...] = ()
+COMMANDS: tuple[click.Command, ...] = (review,)
 for command in COMMANDS:
     minimax_code.add_command(command)
 

@@ -1,6 +1,6 @@
 """A model that says what a script says.
 
-    model = ScriptedModel([ToolCall(id="1", name="read", arguments='{"path": "a.py"}'), "It adds two numbers."])
+model = ScriptedModel([ToolCall(id="1", name="read", arguments='{"path": "a.py"}'), "It adds two numbers."])
 """
 
 from __future__ import annotations

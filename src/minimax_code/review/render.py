@@ -1,0 +1,163 @@
+"""A review as files that other programs read: Markdown, GitHub's review, SARIF 2.1.0 and JUnit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+from xml.etree import ElementTree
+
+from minimax_code.review.issue import ReviewIssue
+from minimax_code.review.result import Review
+from minimax_code.workbench.findings import Severity
+
+_MARK = "<!-- minimax-code review of {head} -->"
+_LEVELS: dict[Severity, str] = {"high": "error", "medium": "warning", "low": "note"}
+_EVIDENCE = {"test": "shown by a test", "tool": "found by an analyser", "model": "said by a model, shown by nothing"}
+_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
+
+
+def mark_of(head: str) -> str:
+    """Ends the text of a posted review, so that the same head isn't reviewed twice."""
+    return _MARK.format(head=head)
+
+
+def markdown(review: Review) -> str:
+    """The whole review for people. What was found and stands on no line is here, and so is what wasn't read."""
+    return "\n".join(_sections(review)) + "\n"
+
+
+def github(review: Review) -> dict[str, Any]:
+    """The body of `POST /repos/{owner}/{repo}/pulls/{number}/reviews`; each comment stands on a line of the diff."""
+    return {
+        "commit_id": review.head,
+        "event": "COMMENT",
+        "body": f"{markdown(review)}\n{mark_of(review.head)}",
+        "comments": [
+            {"path": comment.path, "line": comment.line, "side": comment.side, "body": comment.body}
+            for comment in review.comments
+        ],
+    }
+
+
+def sarif(review: Review, version: str) -> str:
+    """The issues as SARIF 2.1.0, with fingerprints that stay when lines move."""
+    rules = sorted({issue.rule for issue in review.issues})
+    told = [*review.notes, *_unread(review)]
+    run = {
+        "tool": {"driver": {"name": "minimax-code", "version": version, "rules": [{"id": rule} for rule in rules]}},
+        "columnKind": "unicodeCodePoints",
+        "results": [_sarif_result(issue, rules) for issue in review.issues],
+        "invocations": [
+            {
+                "executionSuccessful": True,
+                "toolExecutionNotifications": [{"level": "note", "message": {"text": text}} for text in told],
+            }
+        ],
+    }
+    return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2) + "\n"
+
+
+def junit(review: Review) -> str:
+    """The checks of the review as JUnit's XML: one case for each file that was read, and one for coverage."""
+    by_file: dict[str, list[ReviewIssue]] = {path: [] for path in review.files}
+    for issue in review.issues:
+        by_file.setdefault(issue.file, []).append(issue)
+    suite = ElementTree.Element("testsuite", name="minimax-code review")
+    for path, issues in by_file.items():
+        case = ElementTree.SubElement(suite, "testcase", classname="review", name=_printable(path))
+        if bad := [issue for issue in issues if issue.severity != "low"]:
+            told = "\n".join(f"{issue.file}:{issue.line}: {issue.message} ({issue.rule})" for issue in bad)
+            ElementTree.SubElement(case, "failure", message=_printable(bad[0].message)).text = _printable(told)
+    for path, why in review.unread.items():
+        case = ElementTree.SubElement(suite, "testcase", classname="review", name=_printable(path))
+        ElementTree.SubElement(case, "skipped", message=_printable(f"not read: it {why}"))
+    if review.min_coverage is not None:
+        case = ElementTree.SubElement(suite, "testcase", classname="review", name="coverage of the changed lines")
+        if not review.enough_covered:
+            ElementTree.SubElement(case, "failure", message=_coverage(review))
+    for name, path in (("tests", "testcase"), ("failures", "testcase/failure"), ("skipped", "testcase/skipped")):
+        suite.set(name, str(len(suite.findall(path))))
+    return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
+
+
+def _sections(review: Review) -> Iterator[str]:
+    heavy = [issue for issue in review.issues if issue.severity != "low"]
+    style = [issue for issue in review.issues if issue.severity == "low"]
+    yield f"## Review of {review.base[:12]}..{review.head[:12]}\n"
+    counts = f"{_count(len(review.files), 'file')} read, {_count(len(heavy), 'issue')} found"
+    yield f"{counts}. Tests: {review.test_summary}."
+    yield f"{_coverage(review)}\n"
+    for issue in heavy:
+        evidence = f"{issue.rule}, {_EVIDENCE[issue.evidence]}"
+        yield f"- **{issue.severity}** `{issue.file}:{issue.line}` {_one_line(issue.message)} ({evidence})"
+    if style:
+        yield f"\n<details><summary>{_count(len(style), 'remark')} on style</summary>\n"
+        yield from (f"- `{issue.file}:{issue.line}` {_one_line(issue.message)} ({issue.rule})" for issue in style)
+        yield "\n</details>"
+    for title, patches in (("Fixes", review.auto_fixes), ("Tests", review.auto_tests)):
+        if patches:
+            yield f"\n{title}, each a commit that was tried:\n"
+            yield from (f"- {patch.title}" for patch in patches)
+    if review.uncovered and review.min_coverage is not None:
+        yield "\nChanged lines that no test runs:\n"
+        yield from (f"- `{path}`: {_ranges(lines)}" for path, lines in review.uncovered.items())
+    if review.unread:
+        yield "\nNot reviewed:\n"
+        yield from (f"- {line}" for line in _unread(review))
+    if review.dropped:
+        yield f"\nOf what the model said, {_count(len(review.dropped), 'finding')} came to nothing when tried:\n"
+        yield from (f"- {_one_line(text)}" for text in review.dropped)
+    if review.notes:
+        yield "\nTo know:\n"
+        yield from (f"- {_one_line(note)}" for note in review.notes)
+
+
+def _sarif_result(issue: ReviewIssue, rules: list[str]) -> dict[str, Any]:
+    uri = quote(issue.file, errors="replace")
+    place = {"artifactLocation": {"uri": uri}, "region": {"startLine": max(issue.line, 1)}}
+    return {
+        "ruleId": issue.rule,
+        "ruleIndex": rules.index(issue.rule),
+        "level": _LEVELS[issue.severity],
+        "message": {"text": " ".join(filter(None, [issue.message, issue.suggestion]))},
+        "locations": [{"physicalLocation": place}],
+        "partialFingerprints": {"minimaxCode/v1": issue.fingerprint},
+        "properties": {"evidence": issue.evidence},
+    }
+
+
+def _coverage(review: Review) -> str:
+    wanted = "" if review.min_coverage is None else f"; {review.min_coverage:g}% are asked for"
+    if review.coverage is None:
+        return f"Which of the changed lines tests run isn't known{wanted}."
+    return f"Tests run {review.coverage:g}% of the changed lines{wanted}."
+
+
+def _unread(review: Review) -> list[str]:
+    return [f"`{path}` {why}" for path, why in review.unread.items()]
+
+
+def _ranges(lines: tuple[int, ...]) -> str:
+    """3, 4, 5, 9 as "3-5, 9"."""
+    found: list[list[int]] = []
+    for line in sorted(lines):
+        if found and line == found[-1][1] + 1:
+            found[-1][1] = line
+        else:
+            found.append([line, line])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _printable(text: str) -> str:
+    """Without what XML can't hold."""
+    return "".join(char if char in "\n\t" or char.isprintable() else "?" for char in text)

@@ -1,0 +1,98 @@
+"""Reviews a change: facts of both sides, what is new on the head, and fixes that were tried."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from minimax_code.review.change import read_change
+from minimax_code.review.config import ReviewConfig, read_config
+from minimax_code.review.facts import gather
+from minimax_code.review.fixes import Fixer
+from minimax_code.review.issue import ranked
+from minimax_code.review.repository import Repository, split_range
+from minimax_code.review.result import Review, comments_of
+from minimax_code.workbench.bench import Workbench
+from minimax_code.workbench.coverage import ChangedLines
+from minimax_code.workbench.sandbox import Sandbox, find_sandbox
+
+
+async def review_range(
+    folder: Path,
+    commits: str,
+    config: Mapping[str, Any] | ReviewConfig | None = None,
+    *,
+    sandbox: Sandbox | None = None,
+    python: str | None = None,
+) -> Review:
+    """Reviews BASE..HEAD of a local repository, as a pull request would show it. The repository is only read.
+
+    Args:
+        config: as `ReviewConfig` has it.
+        python: the interpreter that has what the project needs; by default the repository's `.venv`, or this one.
+
+    Raises:
+        InputError: the configuration or the commits are wrong.
+        WorkspaceError: the repository can't be read.
+        SandboxError: no sandbox can be had.
+    """
+    base, head = split_range(commits)
+    repository = Repository(folder)
+    return await review_commits(repository, base, head, config, sandbox=sandbox, python=python or python_of(folder))
+
+
+async def review_commits(
+    repository: Repository,
+    base: str,
+    head: str,
+    config: Mapping[str, Any] | ReviewConfig | None = None,
+    *,
+    sandbox: Sandbox | None = None,
+    python: str | None = None,
+) -> Review:
+    """Reviews what `head` has changed since it left `base`; see `review_range`."""
+    config = read_config(config)
+    head = await repository.commit(head)
+    base = await repository.merge_base(await repository.commit(base), head)
+    sandbox = sandbox or find_sandbox(readable=_environment_of(python))
+    python = python or sys.executable
+    async with repository.checkout(base) as before, repository.checkout(head) as after:
+        old, new = Workbench(before, sandbox, python=python), Workbench(after, sandbox, python=python)
+        change = read_change(before.base, after.base, await after.diff(before.base, after.base))
+        facts = await gather(old, new, change, config)
+        issues = ranked(facts.issues)
+        fixer = Fixer(new, change, config, facts)
+        fixes = await fixer.fix(issues) if config.auto_fix else ()
+        return Review(
+            base=base,
+            head=head,
+            files=facts.read,
+            unread=facts.unread,
+            issues=issues,
+            comments=comments_of(issues, change, config),
+            auto_fixes=fixes,
+            test_summary=facts.test_summary,
+            coverage=facts.coverage.percent if facts.coverage else None,
+            uncovered=_uncovered(facts.coverage),
+            min_coverage=config.min_coverage,
+            receipts=facts.receipts,
+            notes=(*facts.notes, *fixer.notes),
+        )
+
+
+def python_of(folder: Path) -> str | None:
+    """The interpreter of a project's own environment, where it has one."""
+    own = folder / ".venv" / "bin" / "python"
+    return str(own.absolute()) if own.exists() else None
+
+
+def _environment_of(python: str | None) -> tuple[Path, ...]:
+    """What the sandbox has to show so that an interpreter finds its packages, and itself."""
+    return (Path(python).parents[1], Path(python).resolve().parents[1]) if python else ()
+
+
+def _uncovered(coverage: ChangedLines | None) -> dict[str, tuple[int, ...]]:
+    missing = coverage.missing if coverage else {}
+    return {path: tuple(sorted(lines)) for path, lines in missing.items() if lines}

@@ -1,0 +1,109 @@
+"""Pull requests on a server that speaks GitHub's API, on a real socket, and the command."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from helpers.commits import Commits
+from helpers.forge import Forge, serving
+from minimax_code.cli.main import minimax_code
+from minimax_code.errors import InputError, WorkspaceError
+from minimax_code.review.github import GitHub
+from minimax_code.review.posting import review_pull_request
+from minimax_code.workbench import testrun
+
+SHOP = "def half(x: float) -> float:\n    return x / 2\n\n\ndef twice(x: float) -> float:\n    return 2 * x\n"
+TESTS = "from shop import half\n\n\ndef test_half() -> None:\n    assert half(4) == 2\n"
+FEW = {"standards": []}  # types take the longest
+FEW_OPTION = ("--standard", "performance")
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """pytest in the sandbox starts without the plugins that are installed here; the environment has no token."""
+    monkeypatch.setitem(testrun._ENV, "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    monkeypatch.delenv("GITHUB_TOKEN", raising=False)
+
+
+@pytest.fixture
+def forge(tmp_path: Path) -> Iterator[Forge]:
+    commits = Commits(tmp_path / "repo")
+    base = commits.commit("base", {"shop.py": SHOP, "test_shop.py": TESTS})
+    head = commits.commit("head", {"shop.py": "import os\n\n" + SHOP.replace("x / 2", "x // 3")})
+    with serving(commits, tmp_path / "served", base, head) as forge:
+        yield forge
+
+
+def test_a_pull_request_is_reviewed_and_posted_once(forge: Forge) -> None:
+    found, posted = asyncio.run(review_pull_request(forge.url, 7, FEW))
+    assert [(issue.rule, issue.line) for issue in found.issues] == [("test:regression", 4), ("ruff:F401", 1)]
+    assert (posted, forge.reviews) == ("", [])
+    _, posted = asyncio.run(review_pull_request(forge.url, 7, FEW, token="secret", post=True))
+    assert posted.endswith("#review-1")
+    [review] = forge.reviews
+    assert (review["commit_id"], review["event"]) == (forge.head, "COMMENT")
+    assert [(one["path"], one["line"], one["side"]) for one in review["comments"]] == [
+        ("shop.py", 4, "RIGHT"), ("shop.py", 1, "RIGHT"),
+    ]  # fmt: skip
+    _, posted = asyncio.run(review_pull_request(forge.url, 7, FEW, token="secret", post=True))
+    assert (posted, len(forge.reviews)) == ("", 1)
+
+
+def test_the_command_reviews_a_url_and_writes_files(forge: Forge, tmp_path: Path) -> None:
+    names = {"--markdown": "a.md", "--sarif": "a.sarif", "--junit": "a.xml", "--review-json": "a.json"}
+    files = [word for option, name in names.items() for word in (option, str(tmp_path / name))]
+    done = CliRunner().invoke(minimax_code, ["review", f"{forge.url}#7", *FEW_OPTION, *files])
+    assert done.exit_code == 1
+    assert "1 test passed before this change, and no longer" in done.output
+    assert (tmp_path / "a.md").read_text() == done.output
+    assert len(json.loads((tmp_path / "a.json").read_text())["comments"]) == 2
+    assert json.loads((tmp_path / "a.sarif").read_text())["version"] == "2.1.0"
+    assert forge.reviews == []
+
+
+def test_the_command_makes_a_branch_of_fixes(tmp_path: Path) -> None:
+    commits = Commits(tmp_path)
+    commits.commit("base", {"shop.py": SHOP})
+    head = commits.commit("head", {"shop.py": f"import os\n\n{SHOP}"})
+    (tmp_path / "shop.py").write_text("mine\n")
+    args = ["review", "base..head", "--repo", str(tmp_path), "--auto-fix", "--branch", "mended", *FEW_OPTION]
+    done = CliRunner().invoke(minimax_code, args)
+    assert "The branch mended has the fixes." in done.output
+    assert commits.git("rev-parse", "mended~1").strip() == head
+    assert commits.git("log", "-1", "--format=%an %s", "mended").strip() == (
+        "minimax-code shop.py: Remove unused import: `os` (F401)"
+    )
+    assert "import os" not in commits.git("show", "mended:shop.py")
+    assert ((tmp_path / "shop.py").read_text(), commits.git("rev-parse", "HEAD").strip()) == ("mine\n", head)
+    again = CliRunner().invoke(minimax_code, args)
+    assert isinstance(again.exception, InputError)
+    assert str(again.exception) == "branch: mended is there already; give another name"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["github.com/a/b", "ftp://github.com/a/b", "https://github.com/a", "https://u:p@github.com/a/b", "https://h/../b"],
+)
+def test_what_is_no_repository_is_refused(url: str) -> None:
+    with pytest.raises(InputError, match="repo_url"):
+        GitHub(url)
+
+
+def test_a_token_is_never_sent_in_the_clear() -> None:
+    with pytest.raises(InputError, match="must be https, as a token is sent"):
+        GitHub("http://example.com/a/b", "secret")
+
+
+def test_what_a_server_refuses_is_told(forge: Forge) -> None:
+    with pytest.raises(InputError, match="pr_number: GET /repos/org/shop/pulls/8 was answered with 404"):
+        asyncio.run(review_pull_request(forge.url, 8))
+    with pytest.raises(InputError, match="POST .* was answered with 403"):
+        asyncio.run(review_pull_request(forge.url, 7, FEW, token="wrong", post=True))
+    with pytest.raises(WorkspaceError, match="can't be reached"):
+        asyncio.run(review_pull_request("http://127.0.0.1:1/a/b", 7))
