@@ -107,10 +107,17 @@ class Budget:
         seconds: float | None = None,
         money: float | None = None,
         price: Price | None = None,
+        spent: Amount | None = None,
     ) -> Budget:
-        """A budget whose uses count here too; it never has more than is left here."""
+        """A budget whose uses count here too; it never has more than is left here. What was `spent` before counts there."""
         child = Budget(
-            tokens=tokens, calls=calls, seconds=seconds, money=money, price=price or self.price, clock=self._clock
+            tokens=tokens,
+            calls=calls,
+            seconds=seconds,
+            money=money,
+            price=price or self.price,
+            spent=spent,
+            clock=self._clock,
         )
         child._parent, child._lock = self, self._lock
         return child

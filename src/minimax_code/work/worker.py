@@ -1,0 +1,71 @@
+"""Who does the work of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from minimax_code.agent import run_agent
+from minimax_code.briefing import briefing
+from minimax_code.budget import Budget
+from minimax_code.contract import Contract
+from minimax_code.events import AgentStopped, Log, Step
+from minimax_code.model import Model
+from minimax_code.permissions import Permissions
+from minimax_code.skills.prompt import prompt_of
+from minimax_code.tools.standard import working_tools
+from minimax_code.work.agent import Agent
+from minimax_code.work.progress import WORKER
+from minimax_code.work.task import Task
+from minimax_code.workbench.bench import Workbench
+
+
+def brief(task: Task, steps: Sequence[Step]) -> str:
+    """What a worker is told first."""
+    planned = "\n".join(f"{number}. {step.text}" for number, step in enumerate(steps, start=1))
+    return f"{task.text}\n\nThe plan:\n{planned}"
+
+
+async def work(
+    told: str,
+    contract: Contract,
+    *,
+    model: Model,
+    bench: Workbench,
+    log: Log,
+    budget: Budget,
+    permissions: Permissions,
+    agent: Agent | None,
+) -> AgentStopped:
+    """Works on a task until the worker stops; goes on where it was if the log has its beginning.
+
+    Args:
+        told: what the worker is told last, and so has to do now.
+
+    Raises:
+        StoreError: the log can't be written.
+        SandboxError: the sandbox can't be started.
+    """
+    locked = [*contract.frozen, *contract.forbidden]
+    rules = [f"deny {tool}({path})" for path in locked for tool in ("write", "edit")]
+    return await run_agent(
+        model,
+        bench,
+        instructions=told,
+        system=briefing(bench.workspace.path, role=_role(contract, agent)),
+        log=log,
+        budget=budget,
+        permissions=permissions.also(rules),
+        tools=working_tools(),
+        agent=WORKER,
+    )
+
+
+def _role(contract: Contract, agent: Agent | None) -> str:
+    return prompt_of(
+        "worker",
+        "minimax_code.work",
+        agent=f"{agent.text} " if agent else "",
+        checks="\n".join(f"- `{' '.join(check.command)}`" for check in contract.checks) or "- nothing yet",
+        frozen=", ".join(contract.frozen) or "none",
+        forbidden=", ".join(contract.forbidden) or "none",
+    )
