@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from minimax_code.permissions import Permissions
 
 from minimax_code.budget import Price
 from minimax_code.errors import InputError, ModelError
 from minimax_code.events import Event, Log, MemoryLog, Recorded
 from minimax_code.model import Request, ToolCall
+from minimax_code.permissions import Permissions
 from minimax_code.work.agent import Agent
 
 from .conftest import DONE, PASS, PLAN, Shop, call, fix, last, task, write
@@ -94,7 +94,7 @@ def test_money_needs_a_price(shop: Shop) -> None:
     costly = task(constraints={"budget_limit": "$1"})
     with pytest.raises(InputError, match=r"^constraints\.budget_limit: limits money"):
         shop.run(costly, [])
-    result = shop.run(costly, [PLAN], price=Price(prompt=1000, completion=10_000))
+    result = shop.run(costly, [PLAN], price=Price(prompt=1000, completion=1000))
     assert result.state == "budget"
     assert result.cost.money and 0 < result.cost.money < 1
 
@@ -138,7 +138,7 @@ def test_a_task_that_dies_between_any_two_events_ends_the_same(shop: Shop) -> No
             return PLAN
         if "You verify" in system:
             return PASS
-        worked = any(message.role == "tool" for message in request.messages)
+        worked = any(message.role == "tool" and "unknown" not in message.content for message in request.messages)
         return DONE if worked else call("bash", command="echo x >> ran; sed -i 's/0/sum(prices)/' cart.py")
 
     while deaths < 60:
