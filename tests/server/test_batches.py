@@ -15,6 +15,9 @@ from openai import BadRequestError, ConflictError, NotFoundError, OpenAI
 from helpers.live_server import eventually, live_server
 from helpers.scripted import ScriptedService
 from helpers.sentence import write_sentence_model
+from openm3.server.accounts.database import Database
+from openm3.server.accounts.keys import KeyStore
+from openm3.server.accounts.ledger import Ledger
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +161,61 @@ def test_a_batch_goes_on_after_a_restart_and_answers_nothing_twice(tmp_path: Pat
         assert (batch.status, batch.request_counts.completed, batch.request_counts.failed) == ("completed", 200, 0)
         assert len(results(client, batch.output_file_id)) == 200
         assert len(second.requests) == 200 - num_before
+
+
+def test_a_batch_that_its_day_ends_keeps_what_was_answered(tmp_path: Path) -> None:
+    first, second = ScriptedService(delay_s=0.02), ScriptedService()
+    with (
+        live_server(first, data=str(tmp_path), grace_s=0) as url,
+        OpenAI(base_url=f"{url}/v1", api_key="none") as client,
+    ):
+        batch = begin(client, [line(str(i)) for i in range(200)])
+        assert eventually(lambda: len(first.requests) > 60, 20)
+    [saved] = (tmp_path / "batches").glob("*/batch_*/batch.json")
+    record = json.loads(saved.read_text())
+    record["batch"]["expires_at"] = int(time.time()) - 1  # as if the server had been away for a day
+    saved.write_text(json.dumps(record))
+    with live_server(second, data=str(tmp_path)) as url, OpenAI(base_url=f"{url}/v1", api_key="none") as client:
+        batch = ended(client, batch)
+        assert (batch.status, batch.expired_at is not None, batch.completed_at) == ("expired", True, None)
+        assert 0 < batch.request_counts.completed < 200
+        assert len(results(client, batch.output_file_id)) == batch.request_counts.completed
+    assert not second.requests
+
+
+@pytest.mark.parametrize("revoked", [False, True])
+def test_a_batch_of_a_key_goes_on_as_that_key_after_a_restart(tmp_path: Path, revoked: bool) -> None:
+    database = Database(str(tmp_path / "accounts.db"))
+    database.migrate()
+    keys = KeyStore(database)
+    key, text = keys.create(name="night", plan="ultra")
+    _, other = keys.create(name="other", plan="ultra")
+    first, second = ScriptedService(delay_s=0.02), ScriptedService()
+    settings: dict[str, Any] = {"data": str(tmp_path), "database": database.url}
+    with live_server(first, grace_s=0, **settings) as url, OpenAI(base_url=f"{url}/v1", api_key=text) as client:
+        batch = begin(client, [line(str(i)) for i in range(100)])
+        assert eventually(lambda: len(first.requests) > 40, 20)
+    if revoked:
+        keys.revoke(key.id)
+        keys.create(name="", plan="ultra")
+    with live_server(second, **settings) as url:
+        if revoked:
+            [saved] = (tmp_path / "batches").glob("*/batch_*/batch.json")
+            assert eventually(lambda: json.loads(saved.read_text())["batch"]["status"] == "failed", 10)
+            assert "expired or revoked" in saved.read_text() and not second.requests
+        else:
+            with OpenAI(base_url=f"{url}/v1", api_key=text) as client:
+                batch = ended(client, batch)
+                assert (batch.status, batch.request_counts.completed) == ("completed", 100)
+                assert len(results(client, batch.output_file_id)) == 100
+            assert {share.name for share in second.shares} == {key.id}
+            missing = httpx.get(f"{url}/v1/batches/{batch.id}", headers={"authorization": f"Bearer {other}"})
+            assert missing.status_code == 404
+    used = sum(row.prompt_tokens + row.answer_tokens for row in Ledger(database).usage(key.id))
+    prompt = len("<user>hi\n")
+    if not revoked:  # what was being answered when the first server ended is charged too: 16 at most
+        assert 100 * (prompt + 2) <= used <= 116 * (prompt + 2)
+    database.close()
 
 
 def test_wrong_questions(client: OpenAI, server: str) -> None:

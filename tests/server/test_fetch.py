@@ -149,3 +149,17 @@ def test_the_server_reads_images_by_their_address(m3_llm: LLM, monkeypatch: pyte
         assert ask(client, linked(f"{url}/a.png")) == ask(client, image(png(64, 64)))
         with pytest.raises(BadRequestError, match="at most 16 addresses"):
             ask(client, *[linked(f"{url}/a.png")] * 17)
+
+
+def test_a_server_may_fetch_nothing(m3_llm: LLM) -> None:
+    with (
+        serving({"/a.png": (200, {}, png(64, 64))}) as (url, asked),
+        live_server(Service(m3_llm), fetch_media=False) as server,
+        OpenAI(base_url=f"{server}/v1", api_key="none", max_retries=0) as client,
+    ):
+        linked = {"type": "image_url", "image_url": {"url": f"{url}/a.png"}}
+        with pytest.raises(BadRequestError, match="this server fetches nothing; send a data URL") as caught:
+            client.chat.completions.create(model="default", messages=user("See ", linked), max_tokens=1)
+        assert caught.value.param == "messages[0].content[1].image_url" and asked == []
+        messages = user("See ", image(png(64, 64)))
+        assert client.chat.completions.create(model="default", messages=messages, max_tokens=1).choices

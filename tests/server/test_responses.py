@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -197,19 +198,49 @@ def test_nobody_sees_what_another_key_was_given() -> None:
         completion_tokens_details=CompletionDetails(reasoning_tokens=0),
     )  # fmt: skip
     wording.whole([Piece(0, "Hello", finish_reason="stop")], usage)
-    store = ResponseStore(10_000)
-    store.put("mine", kept[0], [MessageItem(role="user", content="hi")])
-    assert store.get("mine", kept[0].id).response is kept[0]
-    for other in ("yours", None):
-        with pytest.raises(ApiError) as caught:
-            store.get(other, kept[0].id)
-        assert caught.value.status_code == 404
+
+    async def check() -> None:
+        store = ResponseStore(10_000)
+        store.put("mine", kept[0], [MessageItem(role="user", content="hi")])
+        assert (await store.get("mine", kept[0].id)).response is kept[0]
+        for other in ("yours", None):
+            with pytest.raises(ApiError) as caught:
+                await store.get(other, kept[0].id)
+            assert caught.value.status_code == 404
+            with pytest.raises(ApiError):
+                await store.delete(other, kept[0].id)
+        await store.delete("mine", kept[0].id)
+        store.put("mine", kept[0], [MessageItem(role="user", content="x" * 10_000)])
         with pytest.raises(ApiError):
-            store.delete(other, kept[0].id)
-    store.delete("mine", kept[0].id)
-    store.put("mine", kept[0], [MessageItem(role="user", content="x" * 10_000)])
-    with pytest.raises(ApiError):
-        store.get("mine", kept[0].id)
+            await store.get("mine", kept[0].id)
+        await store.aclose()
+
+    asyncio.run(check())
+
+
+def test_responses_survive_a_restart(tmp_path: Path) -> None:
+    input_: Any = [{"role": "user", "content": [{"type": "input_text", "text": "first"}]}]
+    service = ScriptedService()
+    with live_server(service, data=str(tmp_path)) as url, OpenAI(base_url=f"{url}/v1", api_key="none") as client:
+        first = client.responses.create(model="default", input=input_, instructions="Be short.", temperature=0.5)
+        second = client.responses.create(model="default", input="second", previous_response_id=first.id)
+        deleted = client.responses.create(model="default", input="x")
+        client.responses.delete(deleted.id)
+    before = service.requests[1][0]
+    service = ScriptedService()
+    (tmp_path / "responses" / f"{deleted.id}.json").write_text("{")  # as after a write that was cut
+    with live_server(service, data=str(tmp_path)) as url, OpenAI(base_url=f"{url}/v1", api_key="none") as client:
+        assert client.responses.retrieve(first.id) == first
+        with pytest.raises(NotFoundError):
+            client.responses.retrieve(deleted.id)
+        client.responses.create(model="default", input="second", previous_response_id=first.id)
+        client.responses.create(model="default", input="third", previous_response_id=second.id)
+        client.responses.delete(first.id)
+    assert service.requests[0][0] == before and service.requests[1][0][: len(before)] == before
+    assert not (tmp_path / "responses" / f"{first.id}.json").exists()
+    with live_server(ScriptedService(), data=str(tmp_path), max_stored_bytes=10) as url:  # less is kept now
+        assert httpx.get(f"{url}/v1/responses/{second.id}").status_code == 404
+    assert not list((tmp_path / "responses").glob("resp_*"))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,6 @@ from openm3.server.callers import SECURITY
 from openm3.server.extras import Extras
 from openm3.server.gate import Doorkeeper, Gate
 from openm3.server.metrics import Metrics
-from openm3.server.response_store import ResponseStore
 from openm3.server.routes import chat, completions, console, health, messages, models, relayed, responses, usage
 from openm3.server.settings import Settings
 from openm3.server.tracing import Tracing
@@ -49,7 +48,7 @@ def create_app(backend: Backend | None, settings: Settings | None = None, *, tra
         front = gate = Gate(backend, settings, metrics)
         routers = [endpoints.router(gate) for endpoints in (chat, completions, messages, models)]
         extras = Extras(settings, gate, accounts)
-        routers.append(responses.router(gate, ResponseStore(settings.max_stored_bytes)))
+        routers.append(responses.router(gate, extras.responses))
     routers += extras.routers
 
     @asynccontextmanager

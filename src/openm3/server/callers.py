@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -24,12 +24,14 @@ class Caller:
         plan: the name of its plan.
         weight: its share of the engine while others wait, relative to theirs.
         meter: admits what it asks for.
+        may_use: whether it may ask for a model of this name.
     """
 
     key_id: str | None = None
     plan: str = "open"
     weight: float = 1.0
     meter: Meter = field(default_factory=OpenMeter)
+    may_use: Callable[[str], bool] = lambda _: True
 
     @property
     def share(self) -> Share:

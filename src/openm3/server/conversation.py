@@ -13,6 +13,7 @@ from openm3.errors import InputError
 from openm3.model.vision_source import MAX_IMAGE_BYTES
 from openm3.server.answer import Answer, renamed
 from openm3.server.fetch import fetch
+from openm3.server.gate import Gate
 from openm3.server.routes.models import check_model
 from openm3.server.schema.chat import ChatRequest, Message
 
@@ -73,7 +74,7 @@ async def encode(service: Backend, asked: ChatRequest, fields: Mapping[str, str]
     messages = [message.for_template(inline=asked.reasoning_split is False) for message in asked.messages]
     with renamed(_fields(asked, fields)):
         if llm.can_see:
-            await _fetch_media(messages)
+            await _fetch_media(messages, allowed=not isinstance(service, Gate) or service.fetches_media)
         return await asyncio.to_thread(
             llm.encode_chat,
             messages,
@@ -82,7 +83,7 @@ async def encode(service: Backend, asked: ChatRequest, fields: Mapping[str, str]
         )
 
 
-async def _fetch_media(messages: Sequence[Mapping[str, Any]]) -> None:
+async def _fetch_media(messages: Sequence[Mapping[str, Any]], *, allowed: bool) -> None:
     """Puts the images and videos themselves where messages have their addresses."""
     num_fetched = 0
     for i, message in enumerate(messages):
@@ -92,6 +93,8 @@ async def _fetch_media(messages: Sequence[Mapping[str, Any]]) -> None:
             if max_bytes is None or not part[part["type"]]["url"].startswith(("http://", "https://")):
                 continue
             medium, field = part[part["type"]], f"messages[{i}].content[{j}].{part['type']}"
+            if not allowed:
+                raise InputError(field, "this server fetches nothing; send a data URL")
             num_fetched += 1
             if num_fetched > MAX_FETCHED:
                 raise InputError(field, f"at most {MAX_FETCHED} addresses are fetched for a request; send data URLs")

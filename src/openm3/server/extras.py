@@ -13,6 +13,7 @@ from openm3.server.callers import ANONYMOUS, Caller
 from openm3.server.embedders import Embedder, SentenceEmbedder, StatesEmbedder
 from openm3.server.files import FileStore
 from openm3.server.images import DiffusersGenerator
+from openm3.server.response_store import ResponseStore
 from openm3.server.routes import batches, code, embeddings, files, images
 from openm3.server.schema.embeddings import EmbeddingRequest
 from openm3.server.settings import Settings
@@ -30,6 +31,7 @@ class Extras:
 
     Attributes:
         routers: the endpoints.
+        responses: those that can be gone on with.
         body_limits: bytes and seconds of bodies, for paths whose bodies may be larger than others.
     """
 
@@ -42,6 +44,8 @@ class Extras:
         self._images = DiffusersGenerator(Path(settings.images)) if settings.images else None
         self.routers: list[APIRouter] = [embeddings.router(self._embedders), images.router(self._images, settings)]
         self.body_limits: dict[str, tuple[int, float]] = {}
+        kept = Path(settings.data) / "responses" if settings.data is not None else None
+        self.responses = ResponseStore(settings.max_stored_bytes, kept)
         if settings.data is not None:
             store = FileStore(
                 Path(settings.data) / "files",
@@ -80,6 +84,7 @@ class Extras:
             await self._batches.aclose()
         for embedder in self._embedders:
             await embedder.aclose()
+        await self.responses.aclose()
 
     async def _answer(self, url: str, body: Any, request_id: str, caller: Caller) -> tuple[int, str]:
         """The answer to a request of a batch."""

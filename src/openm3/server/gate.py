@@ -40,7 +40,7 @@ class Gate:
         self._backend, self._settings = backend, settings
         self._metrics = metrics.of(backend.llm.name)
         self._num_running = self._num_waiting = 0
-        self.is_closing = False
+        self.is_closing, self.fetches_media = False, settings.fetch_media
         metrics.watch(lambda: {self.llm.name: self.load()})
 
     @property

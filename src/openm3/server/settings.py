@@ -54,8 +54,13 @@ class Settings:
     body_s: float = setting(60.0, "The longest time for a body to arrive.", metavar="S")
     request_s: float = setting(3600.0, "The longest time for an answer.", metavar="S")
     send_s: float = setting(60.0, "The longest time for a client to take a piece of its answer.", metavar="S")
-    max_stored_bytes: int = setting(64 << 20, "Memory for /v1/responses that can be gone on with.", metavar="BYTES")
+    max_stored_bytes: int = setting(
+        64 << 20,
+        "The newest /v1/responses that are kept, to be gone on with; with --data on disk too.",
+        metavar="BYTES",
+    )
     grace_s: float = setting(5.0, "How long running requests may go on after SIGTERM or Ctrl-C.", metavar="S")
+    fetch_media: bool = setting(True, "Fetch images and videos that messages name by their address.")
     cors_origins: tuple[str, ...] = setting(
         (), "Pages of this origin may call the server, '*' for all; may be given again. Default: none.", metavar="URL"
     )

@@ -6,6 +6,7 @@ import re
 import socket
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,40 @@ def test_limits_go_with_every_answer_and_usage_is_what_was_used(served: tuple[Ke
         "completion_tokens": 4, "total_tokens": used,
     }  # fmt: skip
     assert client.get("/v1/usage?until=2020-01-01", headers=bearer(text)).json()["data"] == []
+
+
+def test_the_anthropic_api_says_the_limits_in_its_own_words(served: tuple[KeyStore, httpx.Client]) -> None:
+    store, client = served
+    _, text = store.create(name="", plan="small")
+    message = client.post("/v1/messages", json=CHAT | {"max_tokens": 4}, headers={"x-api-key": text})
+    for what, limit, left, most_s in (("tokens", 100, 100 - PROMPT_TOKENS - 4, 86_401), ("requests", 5, 4, 61)):
+        name = f"anthropic-ratelimit-{what}"
+        assert (message.headers[f"{name}-limit"], message.headers[f"{name}-remaining"]) == (str(limit), str(left))
+        resets = datetime.fromisoformat(message.headers[f"{name}-reset"])
+        assert 0 <= (resets - datetime.now(UTC)).total_seconds() <= most_s
+    assert not any("anthropic" in name for name in chat(client, text).headers)
+
+
+def test_models_are_those_of_the_plan(served: tuple[KeyStore, httpx.Client]) -> None:
+    store, client = served
+    for plan, names in (("small", ["scripted"]), ("other", [])):
+        _, text = store.create(name="", plan=plan)
+        listed = client.get("/v1/models", headers=bearer(text)).json()["data"]
+        assert [model["id"] for model in listed] == names
+        found = client.get("/v1/models/scripted", headers=bearer(text))
+        assert found.status_code == (200 if names else 404)
+
+
+def test_models_of_upstreams_are_those_of_the_plan(database: Database, database_url: str, plans: str) -> None:
+    with (
+        live_server(ScriptedService()) as upstream,
+        live_server(None, upstreams=(upstream,), database=database_url, plans=plans) as url,
+    ):
+        for plan, names in (("small", ["scripted"]), ("other", [])):
+            _, text = KeyStore(database).create(name="", plan=plan)
+            listed = httpx.get(f"{url}/v1/models", headers=bearer(text)).json()["data"]
+            assert [model["id"] for model in listed] == names
+            assert httpx.get(f"{url}/v1/models/scripted", headers=bearer(text)).is_success == bool(names)
 
 
 def test_a_refusal_says_what_was_used_the_limit_and_when_it_resets(served: tuple[KeyStore, httpx.Client]) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ from alembic.migration import MigrationContext
 
 from openm3.errors import DatabaseError, InputError
 from openm3.server.accounts.database import Database, metadata
+from openm3.server.accounts.keys import KeyStore
+from openm3.server.accounts.ledger import Ledger
 
 
 def test_the_migrations_make_the_tables_that_the_program_knows(database: Database) -> None:
@@ -25,6 +29,23 @@ def test_processes_that_start_at_once_migrate_once(database_url: str) -> None:
     database = Database(database_url)
     with database.read() as connection:
         assert connection.execute(sa.text("SELECT version_num FROM alembic_version")).scalars().all() == ["0001"]
+    database.close()
+
+
+def test_a_database_that_the_first_version_has_made_keeps_its_keys(tmp_path: Path) -> None:
+    path = tmp_path / "accounts.db"
+    with closing(sqlite3.connect(path)) as old:
+        old.executescript(Path(__file__).with_name("first_version.sql").read_text())
+    database = Database(str(path))
+    database.migrate()
+    with database.write() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+    key = KeyStore(database).check("om3_mykzv3lsq7kjqamn_qxPxv2U8HV-0LwUnXJkD27AUxlVAALvkT2KfmecGOrk")
+    assert key is not None and (key.name, key.plan) == ("old", "plus")
+    ledger = Ledger(database)
+    ledger.beat()  # charges what the killed process was granted
+    [row] = ledger.usage(key.id)
+    assert (row.model, row.requests, row.prompt_tokens, row.answer_tokens) == ("m", 4, 10 + 7, 28 + 64)
     database.close()
 
 

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager, closing, suppress
+from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -20,7 +21,7 @@ from openm3.server.accounts.keys import PREFIX, Key, KeyStore
 from openm3.server.accounts.ledger import LEASE_S, Ledger
 from openm3.server.accounts.plans import Plan, read_plans
 from openm3.server.callers import ANONYMOUS, Caller
-from openm3.server.errors import ApiError
+from openm3.server.errors import ApiError, shape_of
 from openm3.server.settings import Settings
 
 _GUARDED = ("/v1/", "/anthropic/")
@@ -116,7 +117,7 @@ class Accounts:
         if plan is None:  # made since the server has read its plans
             raise ApiError(403, f"the plan {key.plan!r} of this key is not known to the server", code="unknown_plan")
         account = Account(self._database, self.ledger, key.id, plan)
-        return Caller(key_id=key.id, plan=plan.name, weight=plan.weight, meter=account)
+        return Caller(key_id=key.id, plan=plan.name, weight=plan.weight, meter=account, may_use=plan.allows)
 
     async def _beat(self) -> None:
         while True:
@@ -176,8 +177,10 @@ class Access:
         async def send_with_limits(message: Message) -> None:
             if message["type"] == "http.response.start" and isinstance(account, Account):
                 headers = MutableHeaders(scope=message)
-                for name, value in (await account.look()).headers():
-                    headers[name] = value
+                allowance = await account.look()
+                headers.update(dict(allowance.headers()))
+                if shape_of(scope["path"]) == "anthropic":
+                    headers.update(dict(allowance.anthropic_headers(datetime.now(UTC))))
             await send(message)
 
         await self._app(scope, receive, send_with_limits)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,15 +52,26 @@ class Allowance:
         )
 
     def headers(self) -> Iterator[tuple[str, str]]:
-        """The `x-ratelimit-*` headers; what has no limit has no header."""
-        for what, limit, left, reset_s in (
-            ("requests", self.requests_per_minute, self.requests_left, self.next_request_s),
-            ("tokens", self.tokens_per_day, self.tokens_left, self.next_day_s),
-        ):
-            if limit is not None:
-                yield f"x-ratelimit-limit-{what}", str(limit)
-                yield f"x-ratelimit-remaining-{what}", str(left)
-                yield f"x-ratelimit-reset-{what}", duration(reset_s)
+        """The `x-ratelimit-*` headers of the OpenAI API; what has no limit has no header."""
+        for what, limit, left, reset_s in self._limits():
+            yield f"x-ratelimit-limit-{what}", str(limit)
+            yield f"x-ratelimit-remaining-{what}", str(left)
+            yield f"x-ratelimit-reset-{what}", duration(reset_s)
+
+    def anthropic_headers(self, now: datetime) -> Iterator[tuple[str, str]]:
+        """The same as the Anthropic API says it, with the moment, in UTC, when a limit resets."""
+        for what, limit, left, reset_s in self._limits():
+            name, resets = f"anthropic-ratelimit-{what}", now + timedelta(seconds=math.ceil(reset_s))
+            yield f"{name}-limit", str(limit)
+            yield f"{name}-remaining", str(left)
+            yield f"{name}-reset", resets.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    def _limits(self) -> Iterator[tuple[str, int, int, float]]:
+        """Of what, the limit, what is left, and the seconds until it resets."""
+        if self.requests_per_minute is not None and self.requests_left is not None:
+            yield "requests", self.requests_per_minute, self.requests_left, self.next_request_s
+        if self.tokens_per_day is not None and self.tokens_left is not None:
+            yield "tokens", self.tokens_per_day, self.tokens_left, self.next_day_s
 
 
 def duration(seconds: float) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fastapi import APIRouter
 
+from openm3.server.callers import CurrentCaller
 from openm3.server.errors import ApiError
 from openm3.server.schema.models import Model, ModelList
 from openm3.server.schema.response import ErrorResponse, documented
@@ -30,6 +31,11 @@ def check_model(name: str, llm: Reader) -> None:
         raise ApiError(404, message, code="model_not_found", param="model")
 
 
+def not_there(name: str) -> ApiError:
+    """What is said of a model that a caller can't use."""
+    return ApiError(404, f"the model {name!r} does not exist", code="model_not_found", param="model")
+
+
 def router(service: Backend) -> APIRouter:
     """The endpoints that list models."""
     routes = APIRouter()
@@ -37,15 +43,17 @@ def router(service: Backend) -> APIRouter:
     served = Model(id=llm.name, created=int(time.time()), max_model_len=llm.max_context)
 
     @routes.get("/v1/models")
-    async def list_models() -> ModelList:
-        """Lists the served model."""
-        return ModelList(data=[served])
+    async def list_models(caller: CurrentCaller) -> ModelList:
+        """Lists the served model, where the caller's plan has it."""
+        return ModelList(data=[served] if caller.may_use(llm.name) else [])
 
     # A model's name may hold slashes, as ids of the Hugging Face hub do.
     @routes.get("/v1/models/{name:path}", responses=documented(ErrorResponse))
-    async def get_model(name: str) -> Model:
+    async def get_model(name: str, caller: CurrentCaller) -> Model:
         """Describes the served model."""
         check_model(name, llm)
+        if not caller.may_use(llm.name):
+            raise not_there(name)
         return served
 
     return routes

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, Request, Response
 
-from openm3.server.errors import ApiError
+from openm3.server.callers import CurrentCaller
+from openm3.server.routes.models import not_there
 from openm3.server.schema.models import Model, ModelList
 from openm3.server.schema.response import ErrorResponse
 
@@ -34,15 +35,16 @@ def router(relay: Relay) -> APIRouter:
     began = int(time.time())
 
     @routes.get("/v1/models")
-    async def list_models() -> ModelList:
-        """Lists what the upstreams that are up serve."""
-        return ModelList(data=[Model(id=name, created=began) for name in relay.upstreams.models()])
+    async def list_models(caller: CurrentCaller) -> ModelList:
+        """Lists what the upstreams that are up serve, as far as the caller's plan has it."""
+        names = filter(caller.may_use, relay.upstreams.models())
+        return ModelList(data=[Model(id=name, created=began) for name in names])
 
     @routes.get("/v1/models/{name:path}")
-    async def get_model(name: str) -> Model:
+    async def get_model(name: str, caller: CurrentCaller) -> Model:
         """Describes a model."""
-        if not relay.upstreams.having(name):
-            raise ApiError(404, f"the model {name!r} does not exist", code="model_not_found", param="model")
+        if not relay.upstreams.having(name) or not caller.may_use(name):
+            raise not_there(name)
         return Model(id=name, created=began)
 
     return routes

@@ -44,7 +44,8 @@ def router(service: Backend, store: ResponseStore) -> APIRouter:
         """Goes on with a conversation; with `stream`, as server-sent events."""
         before: tuple[Any, ...] = ()
         if asked.previous_response_id is not None:
-            before = store.get(caller.key_id, asked.previous_response_id, "previous_response_id").items
+            known = await store.get(caller.key_id, asked.previous_response_id, "previous_response_id")
+            before = known.items
         answer, _ = await converse(service, *as_chat(asked, before))
 
         def keep(response: said.Response) -> None:
@@ -58,12 +59,12 @@ def router(service: Backend, store: ResponseStore) -> APIRouter:
     @routes.get("/v1/responses/{response_id}", responses=failures)
     async def get(response_id: str, caller: CurrentCaller) -> said.Response:
         """Gives a response again."""
-        return store.get(caller.key_id, response_id).response
+        return (await store.get(caller.key_id, response_id)).response
 
     @routes.delete("/v1/responses/{response_id}", responses=failures)
     async def delete(response_id: str, caller: CurrentCaller) -> said.Deleted:
         """Forgets a response."""
-        store.delete(caller.key_id, response_id)
+        await store.delete(caller.key_id, response_id)
         return said.Deleted(id=response_id)
 
     return routes
