@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 from minimax_code.skills.prompt import prompt_of
 from minimax_code.workbench.files import EXTENSIONS, CodeFile, path_problem
@@ -14,30 +14,41 @@ _IN_INFO = re.compile(rf"(?:^|[\s:=\"'])({_NAME}|[\w./-]*(?:Dockerfile|Makefile)
 _BEFORE = re.compile(rf"^[\s#>*\-\d.]*(?:file(?:name)?:?\s*)?[*`\"']*({_NAME})[*`\"']*:?\s*$", re.IGNORECASE)
 
 
-def request_for_files(
-    prompt: str,
-    *,
-    language: str | None,
-    framework: str | None,
-    style: str | None,
-    include_tests: bool,
-    standards: Sequence[str],
-    files: Sequence[CodeFile],
-) -> tuple[str, str]:
-    """What a model is told and asked: `generate.md`, and the prompt with what else was said, a line each."""
-    system = prompt_of("generate")
-    wishes = {
-        "Language": language,
-        "Framework": framework,
-        "Style": style,
-        "Standards": ", ".join(standards) or None,
-        "Tests": "write tests in files of their own" if include_tests else None,
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """Files that somebody wants written.
+
+    Attributes:
+        prompt: what they are to do.
+        files: what there is already, shown to the model.
+    """
+
+    prompt: str
+    language: str | None = None
+    framework: str | None = None
+    style: str | None = None
+    include_tests: bool = False
+    standards: tuple[str, ...] = ()
+    files: tuple[CodeFile, ...] = ()
+
+
+def request_for_files(wish: Wish) -> tuple[str, str]:
+    """What a model is told and asked: `prompts/generate.md`, and the prompt with what else was said, a line each."""
+    said = {
+        "Language": wish.language,
+        "Framework": wish.framework,
+        "Style": wish.style,
+        "Standards": ", ".join(wish.standards) or None,
+        "Tests": "write tests in files of their own" if wish.include_tests else None,
     }
-    parts = [prompt, *(f"{name}: {value}" for name, value in wishes.items() if value)]
-    for file in files:
-        fence = "`" * max([3, *(len(run) + 1 for run in re.findall(r"`{3,}", file.content))])
-        parts.append(f"{fence}{file.language} {file.path}\n{file.content}\n{fence}")
-    return system, "\n\n".join(parts)
+    parts = [wish.prompt, *(f"{name}: {value}" for name, value in said.items() if value), *map(fenced, wish.files)]
+    return prompt_of("generate"), "\n\n".join(parts)
+
+
+def fenced(file: CodeFile) -> str:
+    """A file as a model is shown it and writes it: a block that nothing in the file ends."""
+    fence = "`" * max([3, *(len(run) + 1 for run in re.findall(r"`{3,}", file.content))])
+    return f"{fence}{file.language} {file.path}\n{file.content}\n{fence}"
 
 
 def files_in(answer: str, language: str | None = None) -> tuple[list[CodeFile], bool]:

@@ -7,7 +7,10 @@ from typing import Literal
 from minimax_code.model import Usage
 from minimax_code.record import Record
 from minimax_code.workbench.files import CodeFile
+from minimax_code.workbench.findings import Findings
 from minimax_code.workbench.receipt import Receipt
+
+NOTHING_RUN = "nothing was run: there is no sandbox here"
 
 Verdict = Literal["verified", "plausible", "failed", "unverified"]
 """How far an answer is proven; only what was run, or compared by code, says more than "unverified".
@@ -26,6 +29,7 @@ class Solution(Record):
         files: new and changed files, whole; the workspace holds the same.
         verdict: how far they are proven.
         receipts: of everything that was run on these files.
+        findings: of analysers, where a skill asks them.
         usage: tokens of all requests, of candidates that were not chosen too.
         text: what the model said beside the files.
         notes: what a reader has to know: candidates and their fate, what was left out and why.
@@ -36,6 +40,7 @@ class Solution(Record):
     files: tuple[CodeFile, ...] = ()
     verdict: Verdict = "unverified"
     receipts: tuple[Receipt, ...] = ()
+    findings: Findings | None = None
     usage: Usage = Usage()
     text: str = ""
     notes: tuple[str, ...] = ()

@@ -64,6 +64,21 @@ def read_inside(folder: Path, path: str) -> bytes:
     return place.read_bytes()
 
 
+def write_inside(folder: Path, path: str, content: bytes) -> None:
+    """Writes a file into a folder that somebody else filled, and the folders on the way to it.
+
+    Raises:
+        WorkspaceError: the path leads out of the folder, or through a link.
+    """
+    place = folder / path
+    if path_problem(path) or place.parent.resolve() != (folder.resolve() / path).parent or place.is_dir():
+        raise WorkspaceError(f"{path} can't be written: it leads out of the folder, through a link, or is a folder")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.is_symlink():
+        place.unlink()
+    place.write_bytes(content)
+
+
 def check_files(files: Sequence[CodeFile], field: str = "files") -> None:
     """Refuses what can't be laid into a folder.
 

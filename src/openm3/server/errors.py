@@ -17,6 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from minimax_code.errors import InputError as CodeInputError
+from minimax_code.errors import SandboxError
 from openm3.errors import DatabaseError, InputError, OpenM3Error, WindowError
 from openm3.server.schema.request import UNKNOWN_FIELD, UNSUPPORTED_FIELD
 from openm3.server.schema.response import AnthropicDetail, AnthropicError, BaseResp, ErrorDetail, ErrorResponse
@@ -114,6 +115,8 @@ def as_api_error(error: Exception, request_id: str) -> ApiError:
             _log.error("%s failed: %s", request_id, error)
             message = f"the server can't reach its database of keys; its log has it as {request_id}"
             return ApiError(503, message, code="database_unavailable")
+        case SandboxError():
+            return ApiError(503, str(error), code="no_sandbox")
         case OpenM3Error():
             return ApiError(400, str(error), code="invalid_request")
         case RequestValidationError():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from minimax_code.skills.answer import files_in, request_for_files
+from minimax_code.skills.answer import Wish, files_in, request_for_files
 from minimax_code.workbench.files import CodeFile
 
 
@@ -32,18 +32,17 @@ def test_files_of_an_answer(answer: str, files: dict[str, str], ends: bool) -> N
 
 def test_what_was_written_is_read_again_whatever_it_holds() -> None:
     file = CodeFile("docs/a.md", "```` inside\n```\nand ~~~\n")
-    _, prompt = request_for_files(
-        "Go on.", language=None, framework=None, style=None, include_tests=False, standards=(), files=[file]
-    )
+    _, prompt = request_for_files(Wish(prompt="Go on.", files=(file,)))
     [again], whole = files_in(prompt)
     assert (again.path, again.content.rstrip("\n"), whole) == (file.path, file.content.rstrip("\n"), True)
 
 
 def test_a_model_is_told_all_that_was_asked() -> None:
-    system, prompt = request_for_files(
-        "A web server", language="python", framework="fastapi", style="production-ready", include_tests=True,
-        standards=["pep8"], files=[],
+    wish = Wish(
+        prompt="A web server", language="python", framework="fastapi", style="production-ready", include_tests=True,
+        standards=("pep8",),
     )  # fmt: skip
+    system, prompt = request_for_files(wish)
     assert "```python src/app.py" in system
     assert prompt.split("\n\n") == [
         "A web server", "Language: python", "Framework: fastapi", "Style: production-ready", "Standards: pep8",

@@ -1,53 +1,61 @@
-"""`POST /v1/code/generate` and `POST /v1/code/review`: facts first. No file is ever run."""
+"""`POST /v1/code/generate` and `POST /v1/code/review`: facts first. What a model wrote runs in a sandbox or not."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from fastapi import APIRouter, Request, Response
 
-from minimax_code.skills.answer import files_in, request_for_files
+from minimax_code.skills.answer import files_in
+from minimax_code.skills.calibration import Calibration, calibrate, known_calibration
+from minimax_code.skills.effort import Effort
+from minimax_code.skills.review import Review, review
+from minimax_code.skills.solution import Solution
 from minimax_code.workbench.analysers import DEFAULT_STANDARDS, Analysers
-from minimax_code.workbench.files import check_files
+from minimax_code.workbench.files import CodeFile, check_files
 from minimax_code.workbench.findings import Findings
-from openm3.server.answer import Answer
+from minimax_code.workbench.receipt import Receipt
+from openm3.hub import home
 from openm3.server.body import JsonRoute
 from openm3.server.callers import Caller, caller_of
-from openm3.server.conversation import converse
 from openm3.server.disconnect import EventStream, until_disconnect
 from openm3.server.errors import as_api_error
 from openm3.server.routes.models import check_model
 from openm3.server.schema import code
-from openm3.server.schema.chat import ChatRequest
-from openm3.server.schema.response import CompletionDetails, ErrorResponse, PromptDetails, Usage, documented
+from openm3.server.schema.response import ErrorResponse, documented
+from openm3.server.served_model import ServedModel, total
 from openm3.server.wording import Piece, sent_event
+from openm3.server.workshop import Workshop
+from openm3.server.write_code import write_code
 
 if TYPE_CHECKING:
     from openm3.server.backend import Backend
 
 _MAX_ISSUES = 1000
-_NOTICE = "These are the findings of analysers alone; no model has read the code."
+_FACTS_ONLY = "These are the findings of analysers alone; no model has read the code."
 # What the conversation calls the first name, the caller knows as the second.
 _FIELDS = {"messages": "prompt", "messages[0]": "prompt", "messages[1]": "prompt"}
+_REVIEW_FIELDS = {"messages": "files", "messages[0]": "files"}
 
 
 def router(service: Backend) -> APIRouter:
-    """The endpoints that write code with the served model and review it with analysers."""
+    """The endpoints that write code with the served model, and review it with analysers and the model."""
     routes = APIRouter(route_class=JsonRoute)
-    analysers = Analysers()
+    analysers, workshop = Analysers(), Workshop()
 
     @routes.post(
         "/v1/code/generate", response_model=code.CodeGeneration, responses=documented(ErrorResponse, streams=True)
     )
     async def generate(asked: code.GenerateRequest, request: Request) -> Response:
-        """Writes files; with `stream`, as server-sent events, the last of which is the whole."""
-        answer = await _begin(service, asked)
-        generation = _Generation(asked, answer, analysers, service.llm.name)
-        events = generation.events(caller_of(request), request.state.request_id, stream=bool(asked.stream))
+        """Writes files and checks them; with `stream`, as server-sent events, the last of which is the whole."""
+        check_model(asked.model, service.llm)
+        check_files([*asked.code_files(), *asked.test_files()])
+        generation = _Generation(service, asked, caller_of(request), workshop, analysers)
+        events = generation.events(request.state.request_id)
         first = await until_disconnect(request.receive, anext(events))
         if asked.stream:
             return EventStream(events)
@@ -55,75 +63,68 @@ def router(service: Backend) -> APIRouter:
         return Response(first, media_type="application/json")
 
     @routes.post("/v1/code/review", response_model=code.CodeReview, responses=documented(ErrorResponse))
-    async def review(asked: code.ReviewRequest, request: Request) -> Response:
+    async def review_code(asked: code.ReviewRequest, request: Request) -> Response:
         """Says what is wrong with files."""
         check_model(asked.model, service.llm)
         files = asked.code_files()
         check_files(files)
-        standards = DEFAULT_STANDARDS if asked.standards is None else asked.standards
-        async with caller_of(request).reserve(service.llm.name, 0):
-            found = await until_disconnect(request.receive, analysers.analyse(files, standards))
-        usage = Usage(
-            prompt_tokens=0,
-            completion_tokens=0,
-            total_tokens=0,
-            prompt_tokens_details=PromptDetails(cached_tokens=0),
-            completion_tokens_details=CompletionDetails(reasoning_tokens=0),
-        )
-        body = code.CodeReview(
-            **_checked("review", found, None, usage), files=[file.path for file in files], notice=_NOTICE
-        )
+        body = await until_disconnect(request.receive, _review(service, asked, files, caller_of(request), analysers))
         return Response(body.model_dump_json(), media_type="application/json")
 
     return routes
 
 
-async def _begin(service: Backend, asked: code.GenerateRequest) -> Answer:
-    """The model's answer to a request for files.
-
-    Raises:
-        InputError: the request can't be served.
-        ApiError: another model is asked for.
-    """
-    files = asked.code_files()
-    check_files(files)
-    system, prompt = request_for_files(
-        asked.prompt,
-        language=asked.language,
-        framework=asked.framework,
-        style=asked.style,
-        include_tests=asked.include_tests,
-        standards=asked.standards or (),
-        files=files,
+async def _review(
+    service: Backend, asked: code.ReviewRequest, files: Sequence[CodeFile], caller: Caller, analysers: Analysers
+) -> code.CodeReview:
+    standards = DEFAULT_STANDARDS if asked.standards is None else asked.standards
+    async with caller.reserve(service.llm.name, 0):
+        facts = await analysers.analyse(files, standards)
+    found, notice, usage = Review(findings=facts), _FACTS_ONLY, total([])
+    if asked.with_model:
+        model = ServedModel(service, caller, sampling={"model": asked.model}, fields=_REVIEW_FIELDS)
+        known = await calibrate(model, home() / "calibrations")
+        found = await review(model, files, facts, effort=Effort(calibration=known))
+        read = f"The model has read {', '.join(found.read)}." if found.read else "No model has read the code."
+        notice, usage = " ".join([read, *(f"{note[:1].upper()}{note[1:]}." for note in found.notes)]), model.usage
+    return code.CodeReview(
+        **_checked("review", found.findings, service.llm.name if found.read else None, found.findings.receipts),
+        usage=usage,
+        files=[file.path for file in files],
+        notice=notice,
     )
-    sampling = asked.model_dump(
-        include={"model", "max_tokens", "temperature", "top_p", "seed", "stop"}, exclude_none=True
-    )
-    messages = [{"role": "system", "content": system}, {"role": "user", "content": prompt}]
-    answer, _ = await converse(service, ChatRequest.model_validate({**sampling, "messages": messages}), _FIELDS)
-    return answer
 
 
 class _Generation:
-    """An answer of files, while it is made."""
+    """A solution, while it is made."""
 
-    def __init__(self, asked: code.GenerateRequest, answer: Answer, analysers: Analysers, model: str) -> None:
-        self._asked, self._answer, self._analysers, self._model = asked, answer, analysers, model
+    def __init__(
+        self, service: Backend, asked: code.GenerateRequest, caller: Caller, workshop: Workshop, analysers: Analysers
+    ) -> None:
+        self._asked, self._workshop, self._analysers = asked, workshop, analysers
+        self._pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
+        sampling = asked.model_dump(include={"model", "max_tokens", "top_p"}, exclude_none=True)
+        sampling.setdefault("max_tokens", None)  # as many as there is room for
+        self._model = ServedModel(service, caller, sampling=sampling, fields=_FIELDS, told=self._pieces.put_nowait)
         self._id = f"codegen-{uuid4().hex}"
 
-    async def events(self, caller: Caller, request_id: str, *, stream: bool) -> AsyncGenerator[bytes, None]:
+    async def events(self, request_id: str) -> AsyncGenerator[bytes, None]:
         """Streamed: an empty event once the request is admitted, and then server-sent events; else the JSON alone."""
-        pieces: list[Piece] = []
-        async with aclosing(self._answer.pieces(caller)) as arriving:
-            pieces.append(await anext(arriving))
+        stream = bool(self._asked.stream)
+        work = asyncio.create_task(self._work())
+        work.add_done_callback(lambda _: self._pieces.put_nowait(None))
+        try:
+            piece = await self._pieces.get()
+            if piece is None:
+                work.result()  # raises: nothing was admitted
             if stream:
                 yield b""
             try:
-                async for piece in arriving:
-                    pieces.append(piece)
+                while piece is not None:
                     if stream and piece.text:
                         yield sent_event(code.CodeChunk(id=self._id, content=piece.text))
-                whole = await self._whole(Piece.join(pieces))
+                    piece = await self._pieces.get()
+                whole = work.result()
                 if not stream:
                     yield whole.model_dump_json().encode()
                     return
@@ -133,24 +134,50 @@ class _Generation:
                 if not stream:
                     raise
                 yield b"data: " + as_api_error(error, request_id).body("openai", request_id) + b"\n\n"
+        finally:
+            work.cancel()
+            await asyncio.wait([work])
 
-    async def _whole(self, answered: Piece) -> code.CodeGeneration:
-        assert answered.finish_reason, "the service ended a stream without a reason"
-        files, ends = files_in(answered.text, self._asked.language)
-        found = await self._analysers.parse(files)
-        written = [
-            code.WrittenFile(path=file.path, language=file.language, content=file.content, complete=ends or i > 1)
-            for i, file in zip(range(len(files), 0, -1), files, strict=True)
-        ]
+    async def _work(self) -> code.CodeGeneration:
+        asked, name = self._asked, self._model.name
+        calibration = known_calibration(name, home() / "calibrations") or Calibration(model=name)
+        effort = Effort(
+            candidates=asked.n,
+            temperature=asked.temperature,
+            seed=asked.seed,
+            stop=(asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ()),
+            calibration=calibration,
+        )
+        async with self._workshop.bench(asked.code_files()) as (bench, problem):
+            solution = await write_code(self._model, bench, asked, effort)
+        notes = [*solution.notes, *([problem] if problem else [])]
+        found = solution.findings or await self._analysers.parse(solution.files)
+        reply = next((one for one in self._model.replies if one.content == solution.text), None)
         return code.CodeGeneration(
-            **{**_checked("generation", found, self._model, self._answer.usage), "id": self._id},
-            content=answered.text,
-            files=written,
-            finish_reason=answered.finish_reason,
+            **{**_checked("generation", found, name, solution.receipts or found.receipts), "id": self._id},
+            usage=self._model.usage,
+            content=solution.text,
+            files=_written(solution, asked.language),
+            finish_reason=reply.finish_reason if reply and reply.finish_reason == "length" else "stop",
+            verdict=solution.verdict,
+            notes=notes,
+            num_candidates=solution.num_candidates,
+            chosen=solution.chosen,
+            sandbox=bench.sandbox.name if bench else None,
         )
 
 
-def _checked(kind: str, found: Findings, model: str | None, usage: Usage) -> dict[str, Any]:
+def _written(solution: Solution, language: str | None) -> list[code.WrittenFile]:
+    """The files; incomplete is the last one of an answer that ended within it."""
+    inside, ends = files_in(solution.text, language)
+    cut = None if ends or not inside else inside[-1].path
+    return [
+        code.WrittenFile(path=file.path, language=file.language, content=file.content, complete=file.path != cut)
+        for file in solution.files
+    ]
+
+
+def _checked(kind: str, found: Findings, model: str | None, receipts: Sequence[Receipt]) -> dict[str, Any]:
     """The fields that both responses share."""
     return {
         "id": f"code{kind}-{uuid4().hex}",
@@ -159,6 +186,5 @@ def _checked(kind: str, found: Findings, model: str | None, usage: Usage) -> dic
         "issues": [code.CodeIssue(**vars(issue)) for issue in found.issues[:_MAX_ISSUES]],
         "num_issues": len(found.issues),
         "quality_score": found.quality_score,
-        "receipts": [code.CodeReceipt.of(receipt) for receipt in found.receipts],
-        "usage": usage,
+        "receipts": [code.CodeReceipt.of(receipt) for receipt in receipts],
     }

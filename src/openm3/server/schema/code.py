@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from minimax_code.skills.solution import Verdict
 from minimax_code.workbench.analysers import ALIASES, STANDARDS
 from minimax_code.workbench.files import EXTENSIONS, MAX_FILES, CodeFile
 from minimax_code.workbench.findings import Severity
@@ -15,6 +16,8 @@ from minimax_code.workbench.receipt import Receipt
 from openm3.errors import InputError
 from openm3.server.schema.request import RequestModel
 from openm3.server.schema.response import FinishReason, Usage
+
+_MAX_CASES = 200
 
 
 def _standard(value: Any) -> Any:
@@ -52,10 +55,21 @@ class CodeRequest(RequestModel):
         return [file.file() for file in self.files or ()]
 
 
-class GenerateRequest(CodeRequest):
-    """Code to write. `files` are what there is already."""
+Task = Literal["generate", "tests", "document", "refactor", "fix"]
 
+
+class GenerateRequest(CodeRequest):
+    """Code to write: what `prompt` asks for, in up to `n` answers, of which that is taken which does best when run.
+
+    `files` are what there is already, and `tests` what it has to pass. For other tasks than "generate" `prompt` says
+    what is wrong ("fix"), what to change ("refactor"), or what is wished for besides.
+    """
+
+    task: Task = "generate"
     prompt: Annotated[str, Field(min_length=1)]
+    n: Annotated[int, Field(ge=1, le=16)] = 1
+    tests: Annotated[list[SourceFile], Field(max_length=MAX_FILES)] | None = None
+    coverage_target: Annotated[float, Field(ge=0, le=100)] = 90.0
     framework: Short | None = None
     style: Short | None = None
     include_tests: bool = False
@@ -66,11 +80,24 @@ class GenerateRequest(CodeRequest):
     stop: str | list[str] | None = None
     stream: bool | None = None
 
+    @model_validator(mode="after")
+    def _check_together(self) -> GenerateRequest:
+        if self.stream and (self.n > 1 or self.task != "generate"):
+            raise InputError("stream", "is for a single answer of the task generate; give n 1 or no stream")
+        if self.tests and self.task not in ("generate", "fix"):
+            raise InputError("tests", "are for the tasks generate and fix")
+        return self
+
+    def test_files(self) -> list[CodeFile]:
+        """The tests."""
+        return [file.file() for file in self.tests or ()]
+
 
 class ReviewRequest(CodeRequest):
     """Code to review: `files`, or one file's `code` in `language`, Python unless it is said."""
 
     code: str | None = None
+    with_model: bool = False
 
     @model_validator(mode="after")
     def _check_together(self) -> ReviewRequest:
@@ -102,17 +129,36 @@ class CodeIssue(BaseModel):
     rule: str
 
 
+class CodeCase(BaseModel):
+    """A test, or a call of a function, and what became of it."""
+
+    name: str
+    outcome: Literal["passed", "failed", "error", "skipped"]
+    message: str
+
+
 class CodeReceipt(BaseModel):
-    """What was run, how it ended (null: it wasn't run, or was ended), and what that says something about."""
+    """What was run, how it ended (null: it wasn't run, or was ended), and what that says something about.
+
+    `sandbox` is in which, or "" where nothing of the files was run; `cases` are at most 200.
+    """
 
     command: str
     exit_code: int | None
     checked: str
+    sandbox: str
+    cases: list[CodeCase]
 
     @classmethod
     def of(cls, receipt: Receipt) -> CodeReceipt:
         """As it is answered: the command as a shell would take it."""
-        return cls(command=shlex.join(receipt.command), exit_code=receipt.exit_code, checked=receipt.checked)
+        return cls(
+            command=shlex.join(receipt.command),
+            exit_code=receipt.exit_code,
+            checked=receipt.checked,
+            sandbox=receipt.sandbox,
+            cases=[CodeCase(**case.model_dump()) for case in receipt.cases[:_MAX_CASES]],
+        )
 
 
 class Checked(BaseModel):
@@ -133,7 +179,7 @@ class Checked(BaseModel):
 
 
 class CodeReview(Checked):
-    """`model` is null and `notice` says so: the findings are the analysers' alone."""
+    """Where no model has read the code `model` is null: the findings are the analysers' alone; `notice` says why."""
 
     object: Literal["code.review"] = "code.review"
     files: list[str]
@@ -150,12 +196,22 @@ class WrittenFile(BaseModel):
 
 
 class CodeGeneration(Checked):
-    """`content` is the model's answer as it is, `files` what was read out of it; in a stream, the last event."""
+    """`content` is the chosen answer as it is, `files` what was read out of it and checked; a stream's last event.
+
+    `verdict`: "verified", checks pass that the model hasn't written; "plausible", it runs, and passes what the model
+    wrote itself or agrees with other answers; "failed"; "unverified", nothing was run. `sandbox` is null where there is
+    none, and then nothing is ever verified.
+    """
 
     object: Literal["code.generation"] = "code.generation"
     content: str
     files: list[WrittenFile]
     finish_reason: FinishReason
+    verdict: Verdict
+    notes: list[str]
+    num_candidates: int
+    chosen: int
+    sandbox: str | None
 
 
 class CodeChunk(BaseModel):

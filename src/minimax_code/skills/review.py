@@ -1,0 +1,132 @@
+"""Reviews files: the facts of analysers, and what a model finds beside them, as far as a second look bears it out."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from minimax_code.model import Message, Model, Usage
+from minimax_code.skills.answer import fenced
+from minimax_code.skills.effort import Effort
+from minimax_code.skills.explain import facts_in_words
+from minimax_code.skills.judge import prefer_of
+from minimax_code.skills.prompt import prompt_of
+from minimax_code.workbench.files import CodeFile
+from minimax_code.workbench.findings import Findings, Issue, Severity, in_order
+
+MAX_FINDINGS = 8
+_BYTES_A_TOKEN = 3
+_SHARE = 0.5  # of a window, for a file
+_AROUND = 12  # lines of code that a second look gets on each side
+_FINDING = re.compile(
+    r"^[\s*-]*`?(?P<file>[\w./-]+\.\w+)`?:(?P<line>\d+):?\s*\[?(?P<severity>high|medium|low)\]?:?\s+"
+    r"(?P<ticks>`+)(?P<quote>.+?)(?P=ticks)[\s:-]*(?P<message>\S.*)$",
+    re.MULTILINE | re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Review:
+    """What was found.
+
+    Attributes:
+        findings: of analysers, and the model's issues that were borne out, whose rule is "model".
+        notes: files that no model has read and why, and findings of the model that were left out.
+        read: the files that the model has read.
+    """
+
+    findings: Findings
+    notes: tuple[str, ...] = ()
+    read: tuple[str, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+
+
+async def review(model: Model, files: Sequence[CodeFile], facts: Findings, *, effort: Effort | None = None) -> Review:
+    """A model's findings beside those of analysers.
+
+    A finding has to quote its line, and counts only if the model, asked about it alone in both orders, stands by it.
+    A model that a calibration has found not to judge isn't asked at all: what it says would be noise.
+
+    Raises:
+        ModelError: there is no answer.
+    """
+    effort = effort or Effort()
+    if not effort.known.judges:
+        return Review(findings=facts, notes=("no model has read the code: by its calibration it can't judge any",))
+    room = int((await model.abilities()).context_tokens * _SHARE * _BYTES_A_TOKEN)
+    read = [file for file in files if len(file.content.encode(errors="replace")) <= room]
+    notes = [
+        f"{file.path} was not read by the model: it doesn't fit into its window" for file in files if file not in read
+    ]
+    looks = await asyncio.gather(*(_look(model, file, facts, effort) for file in read))
+    found = [issue for look in looks for issue in look.issues]
+    usage = sum((look.usage for look in looks), Usage())
+    unquoted = sum(look.num_unquoted for look in looks)
+    sources = {file.path: file for file in read}
+    seconds = await asyncio.gather(*(_stands(model, issue, quote, sources[issue.file]) for issue, quote in found))
+    kept = [issue for (issue, _), (stands, _) in zip(found, seconds, strict=True) if stands]
+    usage = sum((cost for _, cost in seconds), usage)
+    order: dict[Severity, int] = {"high": 0, "medium": 1, "low": 2}
+    kept.sort(key=lambda issue: order[issue.severity])
+    if unquoted:
+        notes.append(f"{unquoted} findings of the model were left out: they don't quote the code")
+    if len(found) > len(kept):
+        notes.append(f"{len(found) - len(kept)} were left out: the model doesn't stand by them")
+    if len(kept) > MAX_FINDINGS:
+        notes.append(f"{len(kept) - MAX_FINDINGS} less severe ones were left out")
+    issues = in_order([*facts.issues, *kept[:MAX_FINDINGS]])
+    paths = tuple(file.path for file in read)
+    return Review(findings=replace(facts, issues=issues), notes=tuple(notes), read=paths, usage=usage)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Look:
+    """What a model said of a file: issues with the lines that they quote, and how many quoted none of it."""
+
+    issues: list[tuple[Issue, str]]
+    num_unquoted: int
+    usage: Usage
+
+
+async def _look(model: Model, file: CodeFile, facts: Findings, effort: Effort) -> _Look:
+    known = replace(facts, issues=tuple(issue for issue in facts.issues if issue.file == file.path))
+    asked = "\n\n".join([prompt_of("review", facts=facts_in_words(known) or "none"), fenced(file)])
+    reply = await model.reply(effort.request([Message(role="user", content=asked)]))
+    issues: list[tuple[Issue, str]] = []
+    num_unquoted = 0
+    lines = file.content.splitlines()
+    taken = {issue.line for issue in known.issues}
+    for match in _FINDING.finditer(reply.content):
+        line = _line_of(match["quote"], lines, int(match["line"]))
+        if line is None or not file.path.endswith(match["file"]):
+            num_unquoted += 1
+        elif line not in taken:
+            taken.add(line)
+            severity: Severity = match["severity"].lower()  # type: ignore[assignment]
+            issue = Issue(
+                severity=severity, file=file.path, line=line, message=match["message"].strip(), suggestion=None,
+                rule="model",
+            )  # fmt: skip
+            issues.append((issue, lines[line - 1].strip()))
+    return _Look(issues=issues, num_unquoted=num_unquoted, usage=reply.usage)
+
+
+def _line_of(quote: str, lines: Sequence[str], near: int) -> int | None:
+    """The line that a quote is of, the nearest to where it is said to be."""
+    wanted = " ".join(quote.split())
+    places = [i for i, line in enumerate(lines, start=1) if wanted and wanted in " ".join(line.split())]
+    return min(places, key=lambda place: abs(place - near), default=None)
+
+
+async def _stands(model: Model, issue: Issue, quote: str, file: CodeFile) -> tuple[bool, Usage]:
+    """Whether the model still says so, asked about this finding alone."""
+    lines = file.content.splitlines()
+    around = lines[max(0, issue.line - 1 - _AROUND) : issue.line + _AROUND]
+    code = fenced(CodeFile(file.path, "\n".join(around)))
+    claims = ("this is a mistake: the code does something wrong here", "this is no mistake: the code is right here")
+    preferred, usage = await prefer_of(
+        model, "validate", claims, place=f"{issue.file}:{issue.line}", message=issue.message, quote=quote, code=code
+    )
+    return preferred == "a", usage

@@ -1,0 +1,95 @@
+"""Which files of a workspace a model is shown: those that a problem speaks of, as many as its window has room for."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from minimax_code.errors import InputError, WorkspaceError
+from minimax_code.model import Model
+from minimax_code.workbench.bench import Workbench
+from minimax_code.workbench.files import EXTENSIONS, CodeFile, read_inside
+from minimax_code.workbench.testrun import is_test
+
+_ENDINGS = "|".join(sorted({re.escape(ending) for ending in EXTENSIONS.values()}, key=len, reverse=True))
+_PATH = re.compile(rf"[\w./-]*\w\.(?:{_ENDINGS})\b")
+_NAME = re.compile(r"\b(?:[A-Za-z]\w*_\w+|[a-z]+[A-Z]\w*|[A-Z]\w+[A-Z]\w*)\b|`(\w+)[`(.]|\b(\w{3,})\(")
+_MAX_NAMES = 12
+_BYTES_A_TOKEN = 3  # of source; with room for the answer
+_SHARE = 0.5  # of a window, for files
+
+
+def files_of(bench: Workbench, paths: Sequence[str], field: str = "paths") -> list[CodeFile]:
+    """Files of the workspace.
+
+    Raises:
+        InputError: one is not there, or is no text.
+    """
+    files = []
+    for i, path in enumerate(paths):
+        try:
+            files.append(CodeFile(path, read_inside(bench.workspace.path, path).decode()))
+        except WorkspaceError as error:
+            raise InputError(f"{field}[{i}]", str(error)) from error
+        except UnicodeDecodeError as error:
+            raise InputError(f"{field}[{i}]", f"{path} is not UTF-8") from error
+    return files
+
+
+async def localise(bench: Workbench, problem: str) -> list[str]:
+    """Source files that a problem is probably about, the likeliest first.
+
+    A file that a traceback or the text names counts most, the later in a traceback the more; then files that define or
+    use the names of the text.
+    """
+    points: Counter[str] = Counter()
+    sources = [path for path in _sources(bench) if not is_test(path)]
+    for place, named in enumerate(_PATH.findall(problem), start=1):
+        for path in sources:
+            if named == path or named.endswith(f"/{path}") or path.endswith(f"/{named}") or path == named.lstrip("./"):
+                points[path] += 100 + place
+    names = dict.fromkeys(next(filter(None, match.groups()), match[0]) for match in _NAME.finditer(problem))
+    for name in list(names)[:_MAX_NAMES]:
+        found = await bench.search(rf"\b{re.escape(name)}\b", limit=200)
+        within = {match.file for match in found.matches if match.file in sources}
+        for path in within:
+            defines = any(symbol.name.rpartition(".")[2] == name for symbol in bench.symbols(path))
+            points[path] += (20 if defines else 3) // max(1, len(within) // 3)
+    return [path for path, _ in points.most_common()] or sources
+
+
+def _sources(bench: Workbench) -> list[str]:
+    folder = bench.workspace.path
+    skipped = {"node_modules", ".venv", "venv", "__pycache__", ".git", "build", "dist"}
+    return sorted(
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.suffix[1:] in EXTENSIONS.values()
+        and path.suffix not in (".md", ".txt", ".json", ".toml", ".yaml")
+        and not skipped & set(path.relative_to(folder).parts)
+        and path.is_file()
+        and not path.is_symlink()
+    )
+
+
+async def that_fit(model: Model, bench: Workbench, paths: Iterable[str]) -> tuple[list[CodeFile], list[str]]:
+    """The first files of which all together take half of the model's window, and the paths of the others.
+
+    Raises:
+        InputError: not even one fits.
+    """
+    room = int((await model.abilities()).context_tokens * _SHARE * _BYTES_A_TOKEN)
+    shown: list[CodeFile] = []
+    left: list[str] = []
+    for path in paths:
+        [file] = files_of(bench, [path])
+        size = len(file.content.encode())
+        if size <= room:
+            shown.append(file)
+            room -= size
+        else:
+            left.append(path)
+    if left and not shown:
+        raise InputError("paths", f"{left[0]} is longer than half of the model's window")
+    return shown, left
