@@ -19,49 +19,20 @@ import pytest
 import sqlalchemy as sa
 
 import minimax_code
+from helpers.dying import DyingWorkers, When, dying_workers, work_of
 from helpers.steps import UNKNOWN, work
 from minimax_code.events import ToolEnded, ToolIntended, Unknown, WorkerStarted
+from minimax_code.jobs import Job
+from minimax_code.jobs.spec import JobSpec
 from minimax_code.jobs.worker import work_on
 from minimax_code.store import Store
+from minimax_code.work.task import Task
 
-NUM_STEPS = 3
 
-# Works on a job in a process of its own for each line that it reads, and dies there at the n-th time that an event is
-# about to be written ("before"), is being committed ("during"), or has been written ("after"). What is slow is
-# imported once.
-WORKERS = """
-import asyncio, os, signal, sys
-from pathlib import Path
-import sqlalchemy as sa
-from helpers.steps import work
-from minimax_code.jobs.worker import work_on
-from minimax_code.store import Store, StoredLog
-
-def die_at(n, when, append=StoredLog._append):
-    count = 0
-    def counted(self, *event):
-        nonlocal count
-        count += 1
-        if (count, when) == (n, "before"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        if (count, when) == (n, "during"):
-            kill = lambda connection: os.kill(os.getpid(), signal.SIGKILL)
-            sa.event.listen(self._database._engine, "commit", kill)
-        recorded = append(self, *event)
-        if (count, when) == (n, "after"):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return recorded
-    StoredLog._append = counted
-
-for line in sys.stdin:
-    url, job, effects, n, when = line.split()
-    if not (pid := os.fork()):
-        die_at(int(n), when)
-        store = Store(url)
-        asyncio.run(work_on(store, store.lease(job, f"worker-{n}", 0), work(Path(effects), int(sys.argv[1]))))
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
-"""
+@pytest.fixture(scope="module")
+def workers() -> Generator[DyingWorkers, None, None]:
+    with dying_workers() as process:
+        yield process
 
 
 @contextmanager
@@ -81,34 +52,57 @@ def lines(effects: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("when", ["before", "during", "after"])
-def test_kill_9_at_every_event(when: str, tmp_path: Path) -> None:
+def test_kill_9_at_every_event(when: When, workers: DyingWorkers, tmp_path: Path) -> None:
     """What was done is done once, and all of it is in the end; a step that was cut off is told as such."""
     num_unknown = 0
-    with python(WORKERS, NUM_STEPS) as workers:
-        assert workers.stdin and workers.stdout
-        for n in range(1, 100):
-            url, effects = str(tmp_path / f"{n}.db"), tmp_path / f"effects-{n}"
-            store = Store(url)
-            job = store.create({})
-            print(url, job, effects, n, when, file=workers.stdin, flush=True)
-            code = int(workers.stdout.readline())
-            if code == 0:  # it had fewer events than that
-                break
-            assert code == -signal.SIGKILL
-            assert len(store.events(job)) == (n if when == "after" else n - 1)
-            if not store.job(job).outcome:
-                asyncio.run(work_on(store, store.lease(job, "second", 10), work(effects, NUM_STEPS)))
-            assert store.job(job).state == "passed"
-            assert lines(effects) == [str(i) for i in range(NUM_STEPS)]
-            events = [one.event for one in store.events(job)]
-            intended = [one.call.id for one in events if isinstance(one, ToolIntended)]
-            ended = [one for one in events if isinstance(one, ToolEnded)]
-            assert [one.call_id for one in ended] == intended, "each call has one outcome"
-            num_unknown += sum(one.output == UNKNOWN for one in ended)
-            store.close()
-    # The beginning, two events for each step, and the end: the kill between them leaves the step's outcome unknown.
-    assert n == 2 * NUM_STEPS + 3
-    assert num_unknown == NUM_STEPS
+    for n in range(1, 100):
+        (folder := tmp_path / str(n)).mkdir()
+        store = Store(str(folder / "jobs.db"))
+        job = store.create({})
+        if not workers.work(store.url, job, "first", n, when):
+            break
+        assert len(store.events(job)) == (n if when == "after" else n - 1)
+        if not store.job(job).outcome:
+            asyncio.run(work_on(store, store.lease(job, "second", 10), work_of(store.url)))
+        assert store.job(job).state == "passed"
+        assert lines(folder / "effects") == ["0", "1", "2"]
+        events = [one.event for one in store.events(job)]
+        intended = [one.call.id for one in events if isinstance(one, ToolIntended)]
+        ended = [one for one in events if isinstance(one, ToolEnded)]
+        assert [one.call_id for one in ended] == intended, "each call has one outcome"
+        num_unknown += sum(one.output == UNKNOWN for one in ended)
+        store.close()
+    # The beginning, two events for each step, and the end: the kill between the two leaves the step's outcome unknown.
+    assert n == 1 + 2 * 3 + 1 + 1
+    assert num_unknown == 3
+
+
+def test_kill_9_at_every_event_of_a_task(workers: DyingWorkers, tmp_path: Path) -> None:
+    """Each time something was done and isn't written down yet: a reply, a command, a check, a verdict.
+
+    A worker that is started in the dead one's place goes on in its folder, any other in one of its own.
+    """
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "notes.txt").write_text("one\n")
+    store, trees = Store(str(tmp_path / "jobs.db")), set[str]()
+    task = Task(description="Write notes", checks=["grep -qx two notes.txt"])
+    for n in range(1, 100):
+        job = store.create(JobSpec.of(task, folder=str(tmp_path / "source")).model_dump(mode="json"))
+        if not workers.work(store.url, job, "first", n, "before"):
+            break
+        if not store.job(job).outcome:
+            assert not workers.work(store.url, job, "first" if n % 2 else "second", 100, "before")
+        result = Job(store, job).get_results()
+        assert (result.success, result.files_changed, result.issues) == (True, ("notes.txt",), ())
+        assert result.diff.endswith("\n one\n+two\n"), "the command that adds a line counts once"
+        trees.add(result.tree)
+        events = [one.event for one in store.events(job)]
+        intended = [one.call.id for one in events if isinstance(one, ToolIntended)]
+        assert [one.call_id for one in events if isinstance(one, ToolEnded)] == intended
+    assert n > 20
+    assert len(trees) == 1
+    assert (tmp_path / "source" / "notes.txt").read_text() == "one\n", "the user's own"
+    store.close()
 
 
 FROZEN = """

@@ -1,0 +1,130 @@
+"""A job as its user has it: from the process that started it, or from any other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+from minimax_code.errors import StoreError
+from minimax_code.events import Recorded
+from minimax_code.jobs.launch import launch
+from minimax_code.jobs.status import JobStatus, Standing
+from minimax_code.jobs.teller import Teller
+from minimax_code.jobs.update import Update
+from minimax_code.store import Store
+from minimax_code.work.result import TaskResult
+
+
+class Job:
+    """A handle; the job goes on without it.
+
+    Args:
+        store: where it is kept.
+        id: of the job.
+        api_key: given to workers that this handle starts, in their environment; it is never stored.
+        notification_callback: called in this process with each `Update`, at least once; what an earlier process was
+            told is not told again.
+
+    Raises:
+        InputError: the store has no such job.
+        StoreError: the store can't be read; so for all methods.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        id: str,
+        *,
+        api_key: str | None = None,
+        notification_callback: Callable[[Update], object] | None = None,
+    ) -> None:
+        self.id = id
+        self._store, self._api_key = store, api_key
+        self._standing = Standing(id)
+        self._store.job(id)
+        self._teller = Teller(store, id, notification_callback) if notification_callback else None
+        if self._teller:
+            self._teller.start()
+
+    @classmethod
+    def start(cls, store: Store, spec: Mapping[str, Any], **handle: Any) -> Job:
+        """Writes a job down and starts a worker for it; `handle` are arguments of `Job`."""
+        job = cls(store, store.create(spec), **handle)
+        launch(store.url, job.id, job._api_key)
+        return job
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether it has ended, in whatever state. One that was paused or whose worker is gone hasn't."""
+        return self._store.job(self.id).has_ended
+
+    @property
+    def has_result(self) -> bool:
+        """Whether it has ended by itself: one that was cancelled has no result."""
+        self._read()
+        return self._standing.work.result is not None
+
+    def get_status(self) -> JobStatus:
+        """How it stands."""
+        row, standing = self._store.job(self.id), self._read()
+        issues = list(standing.issues)
+        if row.state == "crashed_resumable" and standing.worker:
+            issues.append(f"{standing.worker} is gone; `minimax-code jobs resume {self.id}` goes on")
+        return JobStatus(
+            state=row.state,
+            current_phase=standing.work.phase,
+            progress=standing.progress,
+            tasks_completed=standing.steps_done,
+            tasks_total=len(standing.work.steps),
+            issues=tuple(issues),
+            tree=standing.tree,
+            model_calls=standing.model_calls,
+            tokens=standing.tokens,
+            worked=timedelta(seconds=row.worked_s),
+            updated_at=standing.updated_at,
+        )
+
+    def events(self, after: int = 0) -> list[Recorded]:
+        """Everything that has happened after the event of this number."""
+        return self._store.events(self.id, after)
+
+    def pause(self) -> None:
+        """Stops it once what it is doing has ended; nothing is lost."""
+        self._wish("pause")
+
+    def resume(self) -> None:
+        """Lets it go on, with a new worker where none has it; also where it had ended for want of something."""
+        if self.has_result and not self.get_results().is_final:
+            self._store.reopen(self.id)
+        else:
+            self._wish("run")
+        if not self._store.job(self.id).leased:
+            launch(self._store.url, self.id, self._api_key)
+
+    def cancel(self) -> None:
+        """Ends it for good, in the middle of what it is doing."""
+        self._wish("cancel")
+
+    def get_results(self) -> TaskResult:
+        """What came of it. Its callback, if there is one, has been told of the end by then.
+
+        Raises:
+            StoreError: it hasn't ended, or was cancelled, so that there is no result.
+        """
+        result = self._read().work.result
+        if result is None:
+            raise StoreError(f"{self.id} is {self._store.job(self.id).state}: it has no result")
+        if self._teller:
+            self._teller.join(timeout=10)
+        return result
+
+    def _read(self) -> Standing:
+        self._standing.read(self._store.events(self.id, self._standing.seq))
+        return self._standing
+
+    def _wish(self, wish: Any) -> None:
+        row = self._store.job(self.id)
+        if row.has_ended and wish != "cancel":
+            raise StoreError(f"{self.id} is {row.state}: it can't be changed any more")
+        self._store.wish(self.id, wish)

@@ -1,0 +1,48 @@
+"""The work of a job that is a task."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from minimax_code.budget import Amount, Budget
+from minimax_code.errors import InputError
+from minimax_code.events import Log
+from minimax_code.jobs.place import take_place
+from minimax_code.jobs.spec import JobSpec
+from minimax_code.jobs.worker import Assignment
+from minimax_code.model import Model
+from minimax_code.permissions import Permissions
+from minimax_code.remote import ServerModel
+from minimax_code.work.execute import execute
+from minimax_code.work.task import Task
+
+
+async def do_task(assignment: Assignment, log: Log, *, root: Path, model: Model | None = None) -> None:
+    """Goes on with a task until it ends.
+
+    Args:
+        root: the folder of the store's jobs.
+        model: instead of the one that the job names.
+
+    Raises:
+        CodeError: it can't go on now.
+    """
+    spec = JobSpec.model_validate(assignment.spec, strict=False)
+    task = Task(**spec.task)
+    if spec.folder and not Path(spec.folder).is_dir():
+        raise InputError("folder", f"{spec.folder} is not there any more")
+    await execute(
+        task,
+        model=model or ServerModel(spec.base_url, model=spec.model, context_tokens=spec.context_tokens),
+        folder=Path(spec.folder) if spec.folder else None,
+        place=await take_place(root / assignment.job, assignment.owner, log.recorded),
+        log=log,
+        # Days are those of work: neither a pause nor a machine that was off uses them up.
+        budget=Budget(
+            seconds=task.limits.get("seconds"),
+            spent=Amount(seconds=assignment.worked_s),
+            clock=assignment.clock.monotonic,
+        ),
+        price=spec.price,
+        permissions=Permissions.of(*spec.rules),
+    )

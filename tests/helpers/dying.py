@@ -1,0 +1,104 @@
+"""Workers that are killed: each line that a process reads is a job to work on, in a child that dies at a chosen event.
+
+What is slow is imported once. It is run as `python -m helpers.dying`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import sqlalchemy as sa
+
+from helpers.memoryless import MemorylessModel
+from helpers.steps import work
+from minimax_code.events import Event, Recorded
+from minimax_code.jobs.task import do_task
+from minimax_code.jobs.worker import Work, work_on
+from minimax_code.store import Store, StoredLog
+
+When = Literal["before", "during", "after"]
+
+
+class DyingWorkers:
+    """The process, from outside."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    def work(self, url: str, job: str, owner: str, n: int, when: When) -> bool:
+        """Works on a job until the n-th event is about to be written, is being committed, or has been written.
+
+        Returns:
+            Whether it was killed there; else it had fewer events, and is done.
+        """
+        assert self._process.stdin and self._process.stdout
+        print(url, job, owner, n, when, file=self._process.stdin, flush=True)
+        code = int(self._process.stdout.readline())
+        assert code in (0, -signal.SIGKILL)
+        return code != 0
+
+
+@contextmanager
+def dying_workers() -> Generator[DyingWorkers, None, None]:
+    """Workers for as long as the block lasts."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "helpers.dying"]
+    with subprocess.Popen(
+        command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        yield DyingWorkers(process)
+        process.kill()
+
+
+def work_of(url: str) -> Work:
+    """What is done in tests: the task of a job that has one, else steps that leave lines in `effects`."""
+    folder = Path(url).parent
+    if (folder / "source").is_dir():
+        return partial(do_task, root=folder / "jobs", model=MemorylessModel())
+    return work(folder / "effects", 3)
+
+
+def _die_at(n: int, when: When) -> None:
+    append, count = StoredLog._append, 0
+
+    def kill(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def counted(self: StoredLog, event: Event, outcome: str | None) -> Recorded:
+        nonlocal count
+        count += 1
+        if (count, when) == (n, "before"):
+            kill()
+        if (count, when) == (n, "during"):
+            sa.event.listen(self._database._engine, "commit", kill)
+        recorded = append(self, event, outcome)
+        if (count, when) == (n, "after"):
+            kill()
+        return recorded
+
+    StoredLog._append = counted  # type: ignore[method-assign]
+
+
+def main() -> None:
+    """Works on one job after the other."""
+    for line in sys.stdin:
+        url, job, owner, n, when = line.split()
+        if not (pid := os.fork()):
+            _die_at(int(n), when)  # type: ignore[arg-type]
+            store = Store(url)
+            asyncio.run(work_on(store, store.lease(job, owner, 0), work_of(url)))
+            os._exit(0)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

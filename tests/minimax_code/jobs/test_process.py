@@ -1,0 +1,142 @@
+"""Workers as users have them: processes of their own, a model behind a socket, and the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Generator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from helpers.memoryless import MemorylessModel
+from minimax_code.cli.main import minimax_code
+from minimax_code.errors import CodeError, InputError, StoreError
+from minimax_code.jobs import Job, Update
+from minimax_code.jobs.spec import JobSpec
+from minimax_code.model import Reply, Request
+from minimax_code.store import Store
+from minimax_code.testing.server import ModelServer
+from minimax_code.work.task import Task
+
+KEY = "sk-not-to-be-stored"
+TASK = Task(description="Add a line to the notes", checks=["grep -qx two notes.txt"])
+
+
+class Gated(MemorylessModel):
+    """Answers once the test lets it."""
+
+    def __init__(self) -> None:
+        self.asked, self.may_answer = threading.Event(), threading.Event()
+
+    async def reply(self, request: Request) -> Reply:
+        self.asked.set()
+        assert self.may_answer.wait(60)
+        return await super().reply(request)
+
+
+@pytest.fixture
+def model() -> Gated:
+    return Gated()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Generator[Store, None, None]:
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "notes.txt").write_text("one\n")
+    opened = Store(str(tmp_path / "data" / "jobs.db"))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def spec(model: Gated, tmp_path: Path) -> Generator[dict[str, object], None, None]:
+    with ModelServer(model) as server:
+        made = JobSpec.of(TASK, folder=str(tmp_path / "source"), base_url=server.base_url, model=model.name)
+        yield made.model_dump(mode="json")
+
+
+def wait_for(what: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def worker_of(store: Store, job: Job) -> tuple[int, int]:
+    """The process that starts workers, and the worker."""
+    supervisor = int(str(store.job(job.id).owner).rpartition("-")[2])
+    return supervisor, int(Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text())
+
+
+def cli(store: Store, *arguments: str) -> str:
+    done = CliRunner().invoke(minimax_code, ["jobs", *arguments], env={"MINIMAX_CODE_STORE": store.url})
+    if isinstance(done.exception, CodeError):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_a_worker_that_is_killed_is_replaced(store: Store, model: Gated, spec: dict[str, object]) -> None:
+    updates: list[Update] = []
+    job = Job.start(store, spec, api_key=KEY, notification_callback=updates.append)
+    assert model.asked.wait(60)
+    assert job.get_status().state == "running"
+    supervisor, worker = worker_of(store, job)
+    assert f"MINIMAX_API_KEY={KEY}" in Path(f"/proc/{worker}/environ").read_text().split("\0")
+    os.kill(worker, signal.SIGKILL)
+    model.may_answer.set()
+    wait_for(lambda: job.is_complete)
+    result = job.get_results()
+    assert (result.success, result.files_changed) == (True, ("notes.txt",))
+    status = job.get_status()
+    assert (status.state, status.progress) == ("passed", 100)
+    assert len(status.issues) == 1 and "was lost" in status.issues[0]
+    assert updates[-1].message == "ended: passed"
+    wait_for(lambda: not Path(f"/proc/{supervisor}").exists())
+    kept = [path for path in Path(store.url).parent.rglob("*") if path.is_file()]
+    assert len(kept) > 3
+    assert not [path for path in kept if KEY.encode() in path.read_bytes()]
+
+
+def test_the_command_line(store: Store, model: Gated, spec: dict[str, object]) -> None:
+    assert "no jobs yet" in cli(store)
+    job = Job.start(store, spec)
+    assert model.asked.wait(60)
+    assert cli(store, "pause", job.id) == "pausing\n"
+    model.may_answer.set()
+    wait_for(lambda: job.get_status().state == "paused")
+    assert "state     paused" in cli(store, "show", job.id)
+    listed = json.loads(cli(store, "--json"))
+    assert [(one["id"], one["state"]) for one in listed] == [(job.id, "paused")]
+
+    assert cli(store, "resume", job.id) == "running\n"
+    assert cli(store, "follow", job.id).splitlines()[-1].endswith("100%  ended: ended: passed")
+    kinds = [json.loads(line)["kind"] for line in cli(store, "follow", job.id, "--json").splitlines()]
+    assert (kinds[0], kinds[-1], kinds.count("WorkerStarted")) == ("WorkerStarted", "TaskEnded", 2)
+    assert f"{job.id}  passed" in cli(store)
+    assert "result    passed: 0 files created, 1 changed" in cli(store, "show", job.id)
+    shown = json.loads(cli(store, "show", job.id, "--json"))
+    assert (shown["progress"], shown["result"]["state"]) == (100, "passed")
+    with pytest.raises(StoreError, match="is passed: it can't be changed any more"):
+        cli(store, "pause", job.id)
+    with pytest.raises(InputError, match="there is no job-0"):
+        cli(store, "show", "job-0")
+
+
+def test_a_job_that_can_not_be_done_is_paused(store: Store, spec: dict[str, object], tmp_path: Path) -> None:
+    """Trying again would change nothing, so its user is told."""
+    job = Job.start(store, spec | {"folder": str(tmp_path / "gone")})
+    wait_for(lambda: job.get_status().state == "paused")
+    assert job.get_status().issues == (f"folder: {tmp_path / 'gone'} is not there any more",)
+    assert cli(store, "cancel", job.id) == "cancelled\n"
+    assert job.is_complete
+
+
+def test_an_address_with_a_password_is_refused() -> None:
+    with pytest.raises(InputError, match="^base_url: has a password in it"):
+        JobSpec.of(TASK, base_url="http://me:secret@localhost/v1")
