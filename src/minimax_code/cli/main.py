@@ -6,6 +6,7 @@ import sys
 
 import click
 
+from minimax_code.cli.jobs import jobs
 from minimax_code.cli.review import review
 from minimax_code.errors import CodeError
 
@@ -21,7 +22,7 @@ def minimax_code() -> None:
     """
 
 
-COMMANDS: tuple[click.Command, ...] = (review,)
+COMMANDS: tuple[click.Command, ...] = (jobs, review)
 for command in COMMANDS:
     minimax_code.add_command(command)
 

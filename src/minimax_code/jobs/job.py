@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 from minimax_code.errors import StoreError
 from minimax_code.events import Recorded
 from minimax_code.jobs.launch import launch
+from minimax_code.jobs.spec import JobSpec
 from minimax_code.jobs.status import JobStatus, Standing
 from minimax_code.jobs.teller import Teller
 from minimax_code.jobs.update import Update
@@ -48,9 +49,9 @@ class Job:
             self._teller.start()
 
     @classmethod
-    def start(cls, store: Store, spec: Mapping[str, Any], **handle: Any) -> Job:
+    def start(cls, store: Store, spec: JobSpec, **handle: Any) -> Job:
         """Writes a job down and starts a worker for it; `handle` are arguments of `Job`."""
-        job = cls(store, store.create(spec), **handle)
+        job = cls(store, store.create(spec.model_dump(mode="json")), **handle)
         launch(store.url, job.id, job._api_key)
         return job
 
@@ -62,8 +63,7 @@ class Job:
     @property
     def has_result(self) -> bool:
         """Whether it has ended by itself: one that was cancelled has no result."""
-        self._read()
-        return self._standing.work.result is not None
+        return self._read().has_ended
 
     def get_status(self) -> JobStatus:
         """How it stands."""
@@ -73,7 +73,7 @@ class Job:
             issues.append(f"{standing.worker} is gone; `minimax-code jobs resume {self.id}` goes on")
         return JobStatus(
             state=row.state,
-            current_phase=standing.work.phase,
+            current_phase=standing.phase,
             progress=standing.progress,
             tasks_completed=standing.steps_done,
             tasks_total=len(standing.work.steps),
@@ -112,12 +112,13 @@ class Job:
         Raises:
             StoreError: it hasn't ended, or was cancelled, so that there is no result.
         """
-        result = self._read().work.result
-        if result is None:
+        standing = self._read()
+        if not standing.has_ended:
             raise StoreError(f"{self.id} is {self._store.job(self.id).state}: it has no result")
         if self._teller:
             self._teller.join(timeout=10)
-        return result
+        assert standing.work.result
+        return standing.work.result
 
     def _read(self) -> Standing:
         self._standing.read(self._store.events(self.id, self._standing.seq))

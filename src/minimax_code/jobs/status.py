@@ -12,7 +12,7 @@ from minimax_code.work.progress import Phase, Progress
 
 # Percent that are done when a phase begins; the steps of the plan fill what lies between "work" and "check".
 _PERCENT: dict[Phase, float] = {"begin": 0, "contract": 5, "plan": 10, "work": 15, "check": 80}
-_PERCENT |= {"verify": 90, "judged": 95, "ended": 100}
+_PERCENT |= {"verify": 90, "judged": 95}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,14 +56,22 @@ class Standing:
     tokens: int = 0
     updated_at: datetime | None = None
     worker: str | None = None  # the one that has it, as far as the events say
+    has_ended: bool = False
 
     def read(self, recorded: Iterable[e.Recorded]) -> list[Update]:
         """Takes in the next events, and returns what there is to tell of them."""
         return [update for one in recorded if (update := self._apply(one))]
 
     @property
+    def phase(self) -> str:
+        """Of the work."""
+        return "ended" if self.has_ended else self.work.phase
+
+    @property
     def progress(self) -> float:
         """Percent."""
+        if self.has_ended and self.work.result and self.work.result.is_final:
+            return 100.0
         percent = _PERCENT[self.work.phase]
         if self.work.phase == "work" and self.work.steps:
             percent += (_PERCENT["check"] - percent) * self.steps_done / len(self.work.steps)
@@ -76,7 +84,7 @@ class Standing:
 
     def _apply(self, one: e.Recorded) -> Update | None:
         self.work.apply(one)
-        self.seq, self.updated_at = one.seq, one.at
+        self.seq, self.updated_at, self.has_ended = one.seq, one.at, isinstance(one.event, e.TaskEnded)
         match one.event:
             case e.WorkerStarted(worker=worker):
                 if self.worker:
@@ -100,12 +108,6 @@ class Standing:
             case _:
                 pass
         if message := message_of(one.event):
-            event_id = f"{self.job}/{one.seq}"
-            return Update(
-                event_id=event_id,
-                timestamp=one.at,
-                phase=self.work.phase,
-                message=message,
-                progress=self.progress,
-            )
+            event_id, phase = f"{self.job}/{one.seq}", self.phase
+            return Update(event_id=event_id, timestamp=one.at, phase=phase, message=message, progress=self.progress)
         return None

@@ -22,8 +22,7 @@ import minimax_code
 from helpers.dying import DyingWorkers, When, dying_workers, work_of
 from helpers.steps import UNKNOWN, work
 from minimax_code.events import ToolEnded, ToolIntended, Unknown, WorkerStarted
-from minimax_code.jobs import Job
-from minimax_code.jobs.spec import JobSpec
+from minimax_code.jobs import Job, JobSpec
 from minimax_code.jobs.worker import work_on
 from minimax_code.store import Store
 from minimax_code.work.task import Task
@@ -139,7 +138,8 @@ def test_a_worker_that_was_frozen_past_its_lease(store_url: str, tmp_path: Path)
         thaw.touch()
         worker.send_signal(signal.SIGCONT)
         assert worker.wait(20) == 1
-        assert f"LeaseError: {job} was taken by second: nothing more of it can be written here" in worker.stderr.read()
+        # Told by the write or by the renewal of the lease, whichever came first.
+        assert re.search(rf"LeaseError: {job} was taken by (second: nothing|another worker)", worker.stderr.read())
     assert store.events(job) == before
     assert store.job(job).state == "passed"
     assert lines(effects) == ["0", "1", "2"]

@@ -13,9 +13,8 @@ import pytest
 
 from helpers.memoryless import USAGE, MemorylessModel
 from minimax_code.events import CheckpointReached, WorkerStarted, WorkerStopped
-from minimax_code.jobs import Job
+from minimax_code.jobs import Job, JobSpec
 from minimax_code.jobs.clock import Clock
-from minimax_code.jobs.spec import JobSpec
 from minimax_code.jobs.status import Standing
 from minimax_code.jobs.task import do_task
 from minimax_code.jobs.worker import work_on

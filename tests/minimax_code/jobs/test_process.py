@@ -16,8 +16,7 @@ from click.testing import CliRunner
 from helpers.memoryless import MemorylessModel
 from minimax_code.cli.main import minimax_code
 from minimax_code.errors import CodeError, InputError, StoreError
-from minimax_code.jobs import Job, Update
-from minimax_code.jobs.spec import JobSpec
+from minimax_code.jobs import Job, JobSpec, Update
 from minimax_code.model import Reply, Request
 from minimax_code.store import Store
 from minimax_code.testing.server import ModelServer
@@ -54,10 +53,9 @@ def store(tmp_path: Path) -> Generator[Store, None, None]:
 
 
 @pytest.fixture
-def spec(model: Gated, tmp_path: Path) -> Generator[dict[str, object], None, None]:
+def spec(model: Gated, tmp_path: Path) -> Generator[JobSpec, None, None]:
     with ModelServer(model) as server:
-        made = JobSpec.of(TASK, folder=str(tmp_path / "source"), base_url=server.base_url, model=model.name)
-        yield made.model_dump(mode="json")
+        yield JobSpec.of(TASK, folder=str(tmp_path / "source"), base_url=server.base_url, model=model.name)
 
 
 def wait_for(what: Callable[[], object]) -> None:
@@ -81,7 +79,7 @@ def cli(store: Store, *arguments: str) -> str:
     return done.output
 
 
-def test_a_worker_that_is_killed_is_replaced(store: Store, model: Gated, spec: dict[str, object]) -> None:
+def test_a_worker_that_is_killed_is_replaced(store: Store, model: Gated, spec: JobSpec) -> None:
     updates: list[Update] = []
     job = Job.start(store, spec, api_key=KEY, notification_callback=updates.append)
     assert model.asked.wait(60)
@@ -103,7 +101,7 @@ def test_a_worker_that_is_killed_is_replaced(store: Store, model: Gated, spec: d
     assert not [path for path in kept if KEY.encode() in path.read_bytes()]
 
 
-def test_the_command_line(store: Store, model: Gated, spec: dict[str, object]) -> None:
+def test_the_command_line(store: Store, model: Gated, spec: JobSpec) -> None:
     assert "no jobs yet" in cli(store)
     job = Job.start(store, spec)
     assert model.asked.wait(60)
@@ -128,9 +126,9 @@ def test_the_command_line(store: Store, model: Gated, spec: dict[str, object]) -
         cli(store, "show", "job-0")
 
 
-def test_a_job_that_can_not_be_done_is_paused(store: Store, spec: dict[str, object], tmp_path: Path) -> None:
+def test_a_job_that_can_not_be_done_is_paused(store: Store, spec: JobSpec, tmp_path: Path) -> None:
     """Trying again would change nothing, so its user is told."""
-    job = Job.start(store, spec | {"folder": str(tmp_path / "gone")})
+    job = Job.start(store, spec.model_copy(update={"folder": str(tmp_path / "gone")}))
     wait_for(lambda: job.get_status().state == "paused")
     assert job.get_status().issues == (f"folder: {tmp_path / 'gone'} is not there any more",)
     assert cli(store, "cancel", job.id) == "cancelled\n"
