@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from minimax_code.errors import CodeError, LeaseError, ModelError, StoreError
-from minimax_code.events import Log, WorkerStarted, WorkerStopped
+from minimax_code.events import Log, TaskEnded, WorkerStarted, WorkerStopped
 from minimax_code.jobs.clock import Clock
 from minimax_code.jobs.gate import GatedLog
 from minimax_code.store import Lease, Store, StoredLog
+from minimax_code.store.threads import in_thread
 
 LEASE_S = 30.0
 
@@ -75,14 +76,15 @@ class _Worker:
             await self._task
         except asyncio.CancelledError:
             await self._end_work()
-            await self._tell_why()
+            if not isinstance(self._log.recorded[-1].event, TaskEnded):
+                await self._tell_why()
         except StoreError:
             raise  # what can't be written can't be told either
         except Exception as error:
             told = str(error) if isinstance(error, CodeError) else f"{type(error).__name__}: {error}"
             await self._log.append(WorkerStopped(reason="failed", message=told))
             if isinstance(error, CodeError) and not isinstance(error, ModelError):  # trying again would change nothing
-                await asyncio.to_thread(self._store.wish, self._lease.job, "pause")
+                await in_thread(self._store.wish, self._lease.job, "pause")
             raise
         finally:
             beat.cancel()
@@ -90,7 +92,7 @@ class _Worker:
 
     async def release(self) -> None:
         with contextlib.suppress(StoreError):  # it runs out by itself
-            await asyncio.to_thread(self._store.release, self._lease, self._clock.monotonic() - self._counted)
+            await in_thread(self._store.release, self._lease, self._clock.monotonic() - self._counted)
 
     def _start(self) -> WorkerStarted:
         version = importlib.metadata.version("openm3")
@@ -127,7 +129,7 @@ class _Worker:
             await asyncio.sleep(self._lease.seconds / 3)
             now = self._clock.monotonic()
             try:
-                self._log.wish = await asyncio.to_thread(self._store.renew, self._lease, now - self._counted)
+                self._log.wish = await in_thread(self._store.renew, self._lease, now - self._counted)
             except LeaseError:
                 return self._cut(lost=True)
             except StoreError:  # the next event says so too, and louder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -16,6 +15,7 @@ from minimax_code.store.database import Database
 from minimax_code.store.lease import Lease
 from minimax_code.store.row import Wish
 from minimax_code.store.tables import events, jobs
+from minimax_code.store.threads import in_thread
 
 
 class StoredLog:
@@ -48,7 +48,7 @@ class StoredLog:
         Raises:
             StoreError: it can't be written, or (`LeaseError`) another worker has taken the job.
         """
-        return await self._written(event, None)
+        return await in_thread(self._append, event, None)
 
     async def end(self, event: Event, outcome: str) -> Recorded:
         """Writes the last event, the job's outcome with it.
@@ -56,17 +56,7 @@ class StoredLog:
         Raises:
             StoreError: as `append`.
         """
-        return await self._written(event, outcome)
-
-    async def _written(self, event: Event, outcome: str | None) -> Recorded:
-        writing = asyncio.ensure_future(asyncio.to_thread(self._append, event, outcome))
-        try:
-            return await asyncio.shield(writing)
-        except (
-            asyncio.CancelledError
-        ):  # the thread goes on: when this is raised, `recorded` has the event or never will
-            await asyncio.wait([writing])
-            raise
+        return await in_thread(self._append, event, outcome)
 
     def _append(self, event: Event, outcome: str | None) -> Recorded:
         with self._turn:

@@ -15,6 +15,7 @@ from minimax_code.errors import WorkspaceError
 _SAFE = (
     "core.fsmonitor=false", "core.hooksPath=/dev/null", "core.protectHFS=true", "core.protectNTFS=true",
     "core.quotePath=true", "gc.auto=0", "maintenance.auto=false", "protocol.allow=never",
+    "core.fsync=loose-object", "core.fsyncMethod=batch",  # a tree that an event names is as safe as the event
 )  # fmt: skip
 
 

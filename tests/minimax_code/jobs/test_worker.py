@@ -147,18 +147,23 @@ def test_a_worker_whose_job_was_taken_lets_go_of_it(store: Store, effects: Path,
 
 
 def test_nothing_follows_the_end(store: Store, effects: Path) -> None:
-    """A cancel that comes while the last event is written."""
+    """The process is told to end when the last event is written and the work hasn't returned yet."""
     job = store.create({})
-    steps = work(effects, 1)
 
-    async def agents(assignment: Assignment, log: Log) -> None:
-        ending = asyncio.create_task(steps(assignment, log))
-        while not store.job(job).outcome:
-            await asyncio.sleep(0.001)
-        await ending
-        store.wish(job, "cancel")
+    async def ended_from_outside() -> None:
+        ended = asyncio.Event()
 
-    asyncio.run(work_on(store, store.lease(job, "w", 10), agents))
+        async def agents(assignment: Assignment, log: Log) -> None:
+            await work(effects, 1)(assignment, log)
+            ended.set()
+            await asyncio.sleep(60)
+
+        worker = asyncio.create_task(work_on(store, store.lease(job, "w", 10), agents))
+        await ended.wait()
+        worker.cancel()
+        await worker
+
+    asyncio.run(ended_from_outside())
     assert store.job(job).state == "passed"
     assert isinstance(store.events(job)[-1].event, TaskEnded)
 
