@@ -65,10 +65,11 @@ class Progress:
         """Of a task's log."""
         progress = cls()
         for one in recorded:
-            progress._apply(one)
+            progress.apply(one)
         return progress
 
-    def _apply(self, one: Recorded) -> None:
+    def apply(self, one: Recorded) -> None:
+        """Takes in the next event."""
         match one.event:
             case TaskBegan(base=base):
                 self.began, self.base, self.phase = one.at, base, "contract"
