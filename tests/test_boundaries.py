@@ -39,6 +39,7 @@ CODE_LAYERS: Layers = (
     ("minimax_code.clusters",),
     ("minimax_code.client",),
     ("minimax_code.project",),
+    ("minimax_code.merge",),
     ("minimax_code.review",),
     ("minimax_code.jobs",),
     ("minimax_code.work",),
@@ -52,7 +53,7 @@ CODE_LAYERS: Layers = (
     ("minimax_code.events", "minimax_code.budget"),
     ("minimax_code.model", "minimax_code.contract"),
     ("minimax_code.workbench",),
-    ("minimax_code.record", "minimax_code.errors"),
+    ("minimax_code.record", "minimax_code.errors", "minimax_code.loop"),
 )
 # They know no HTTP client, so that the server can use them too.
 SHARED_WITH_SERVER = ("minimax_code.workbench", "minimax_code.skills", "minimax_code.model", "minimax_code.errors")

@@ -109,7 +109,7 @@ class Budget:
         price: Price | None = None,
         spent: Amount | None = None,
     ) -> Budget:
-        """A budget whose uses count here too; it never has more than is left here. What was `spent` before counts there."""
+        """A budget whose uses count here too; it never has more than is left here. `spent` is what it used before."""
         child = Budget(
             tokens=tokens,
             calls=calls,

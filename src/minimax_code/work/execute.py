@@ -18,7 +18,6 @@ from minimax_code.events import Checked, ContractFrozen, Log, PlanChanged, Step,
 from minimax_code.model import Model
 from minimax_code.permissions import Permissions
 from minimax_code.transcript import spent
-from minimax_code.work.agent import Agent
 from minimax_code.work.agree import agree
 from minimax_code.work.checks import complaints, run_checks
 from minimax_code.work.frozen import lay
@@ -49,7 +48,6 @@ async def execute(
     price: Price | None = None,
     permissions: Permissions | None = None,
     sandbox: Sandbox | None = None,
-    agent: Agent | None = None,
     verifier: Model | None = None,
     rounds: int = ROUNDS,
 ) -> TaskResult:
@@ -62,7 +60,6 @@ async def execute(
         log: of this task alone.
         budget: what it may use besides its own constraints.
         price: what the model costs; needed where the task limits money.
-        agent: who works on it, as the model is told.
         verifier: a model for the verification; the same one if None.
 
     Raises:
@@ -84,7 +81,6 @@ async def execute(
         budget=own,
         price=price,
         permissions=permissions or Permissions(),
-        agent=agent,
         verifier=verifier or model,
         rounds=rounds,
     )
@@ -100,7 +96,6 @@ class _Execution:
     budget: Budget
     price: Price | None
     permissions: Permissions
-    agent: Agent | None
     verifier: Model
     rounds: int
     has_worked: bool = False  # in this process
@@ -151,7 +146,7 @@ class _Execution:
             log=self.log,
             budget=self.budget,
             permissions=self.permissions,
-            agent=self.agent,
+            agent=self.task.agent,
         )
         if stopped.reason == "failed":
             raise ModelError(stopped.message)

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, Validat
 from minimax_code.contract import Check
 from minimax_code.errors import InputError
 from minimax_code.record import Record
+from minimax_code.work.agent import Agent
 from minimax_code.work.amounts import limits_of, percent_of, seconds_of
 
 CONSTRAINTS = ("budget_limit", "forbidden_paths", "max_execution_time", "min_coverage")
@@ -39,6 +40,7 @@ class Task(Record):
         max_duration_days: of an autonomous task.
         checkpoint_frequency_hours: how often an autonomous task tells its callback of a checkpoint. What can be
             resumed doesn't depend on it: that is every step.
+        agent: who works on it, as the model is told.
         notification_callback: called with each update; it lives in this process and is no part of what is stored.
 
     Raises:
@@ -54,6 +56,7 @@ class Task(Record):
     mode: Literal["autonomous", "interactive"] = "autonomous"
     max_duration_days: float | None = Field(default=None, gt=0)
     checkpoint_frequency_hours: float | None = Field(default=None, gt=0)
+    agent: Agent | None = None
     notification_callback: Callable[[Any], object] | None = Field(default=None, exclude=True, repr=False)
 
     def __init__(self, **fields: Any) -> None:

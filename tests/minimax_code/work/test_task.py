@@ -107,11 +107,13 @@ def test_a_task_survives_being_stored() -> None:
         requirements=["fast"],
         checks=["pytest -q 'a b'", Check(command=("make",), exit_code=2)],
         constraints={"forbidden_paths": ["docs/*"], "min_coverage": "80%"},
+        agent=Agent(name="Ada", role="Engineer", expertise=["Python"]),
         notification_callback=print,
     )
     again = Task.model_validate_json(task.model_dump_json())
     assert again.commands == (Check(command=("pytest", "-q", "a b")), Check(command=("make",), exit_code=2))
     assert (again.forbidden, again.min_coverage, again.requirements) == (("docs/*",), 80, ("fast",))
+    assert again.agent == task.agent
     assert again.notification_callback is None
 
 
