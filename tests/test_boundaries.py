@@ -7,10 +7,14 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src"
@@ -140,6 +144,31 @@ def check_layers(module: str, imported: str, layers: Layers) -> None:
 def test_works_without_torch(module: str) -> None:
     script = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_agents_need_no_extra() -> None:
+    """`pip install openm3` is all that the worker of a job and the command line import."""
+    script = (
+        "import sys, minimax_code.jobs.process, minimax_code.cli.main; print(*{m.split('.')[0] for m in sys.modules})"
+    )
+    imported = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    core = _with_what_it_requires(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
+    distributions = metadata.packages_distributions()
+    for module in sorted({name.split(".")[0] for name in listed} - {*PACKAGES}):
+        owners = {canonicalize_name(owner) for owner in distributions.get(module, ())}
+        assert not owners or owners & core, f"{module} is imported, and only an extra brings it"
+
+
+def _with_what_it_requires(requirements: Sequence[str]) -> set[str]:
+    found: set[str] = set()
+    waiting = [Requirement(each) for each in requirements]
+    while waiting:
+        one = waiting.pop()
+        name = canonicalize_name(one.name)
+        if name not in found and (one.marker is None or one.marker.evaluate({"extra": ""})):
+            found.add(name)
+            waiting += [Requirement(each) for each in metadata.requires(name) or ()]
+    return found
 
 
 @pytest.mark.parametrize("module", [name_of(path) for path in MODULES if path.name == "__init__.py"])
