@@ -151,9 +151,7 @@ class Project:
                 "after", f"there is no phase {unknown[0]!r}; phases are executed after those they build on"
             )
         given = task if isinstance(task, Task) else Task(description=task)
-        text = (
-            f"{given.description}\n\nThis is the phase {phase_name!r} of the project {self.name!r}: {self.description}"
-        )
+        project = f"This is the phase {phase_name!r} of the project {self.name!r}: {self.description}"
         own = Task(**{**_fields(given), "description": f"{given.description}\n\n{project}", "agent": agent})
         future = self._loop.start(self._work(phase_name, own, [self.phases[name] for name in needed]))
         phase = self.phases[phase_name] = Phase(phase_name, agent, needed, future)
