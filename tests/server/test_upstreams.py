@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-import threading
 from collections.abc import Callable, Generator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -15,6 +14,7 @@ import pytest
 from openai import NotFoundError, OpenAI
 
 from helpers.live_server import eventually, live_server
+from helpers.raw_server import raw_server
 from helpers.scripted import ScriptedService
 from openm3.errors import InputError
 from openm3.server.settings import Settings
@@ -31,42 +31,6 @@ def gateway(*urls: str, **settings: Any) -> Generator[str, None, None]:
     """A server without a model of its own, before these."""
     with live_server(None, upstreams=urls, **settings) as url:
         yield url
-
-
-@contextmanager
-def raw_server(answer: Callable[[bytes, socket.socket], None]) -> Generator[str, None, None]:
-    """A server that lists the model "scripted" and answers everything else, one request a connection, with `answer`."""
-    listed = b'{"data": [{"id": "scripted"}]}'
-
-    def serve(connection: socket.socket) -> None:
-        with connection:
-            head = b""
-            while b"\r\n\r\n" not in head:
-                if not (data := connection.recv(65536)):
-                    return
-                head += data
-            if head.startswith(b"GET /v1/models "):
-                connection.sendall(
-                    b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(listed), listed)
-                )
-            else:
-                answer(head, connection)
-
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def accept() -> None:
-            while True:
-                try:
-                    connection, _ = listener.accept()
-                except OSError:
-                    return
-                threading.Thread(target=serve, args=(connection,), daemon=True).start()
-
-        thread = threading.Thread(target=accept, daemon=True)
-        thread.start()
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join(5)
 
 
 def refuses(status: int) -> Callable[[bytes, socket.socket], None]:
@@ -225,10 +189,10 @@ def test_names_keys_and_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     with raw_server(answer) as theirs, gateway(theirs, **settings) as url:
         headers = {"authorization": "Bearer sk-client", "anthropic-version": "2023-06-01"}
         assert [model["id"] for model in httpx.get(f"{url}/v1/models").json()["data"]] == ["m3"]
-        for path in (PATH, "/anthropic/v1/messages"):
+        for path in (PATH, "/anthropic/v1/messages/count_tokens"):
             response = httpx.post(f"{url}{path}", json=BODY | {"model": "m3"}, headers=headers)
             assert (response.status_code, response.json()["model"]) == (200, "m3")
-        assert [head.split(b" ")[1] for head in heads] == [b"/v1/chat/completions", b"/v1/messages"]
+        assert [head.split(b" ")[1] for head in heads] == [b"/v1/chat/completions", b"/v1/messages/count_tokens"]
         assert all(b"Bearer sk-operator" in head and b"sk-client" not in head for head in heads)
         assert b"anthropic-version: 2023-06-01" in heads[1]
         metrics = httpx.get(f"{url}/metrics").text

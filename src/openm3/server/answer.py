@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from fastapi import Request, Response
 from pydantic import BaseModel
@@ -32,6 +32,17 @@ _FINISH_REASONS: dict[FinishReason | None, response.FinishReason | None] = {
     FinishReason.STOP: "stop",
     FinishReason.LENGTH: "length",
 }
+
+
+class Answering(Protocol):
+    """The choices of one API request while they are generated, by the engine here or by an upstream."""
+
+    @property
+    def usage(self) -> response.Usage:
+        """The tokens so far."""
+
+    def pieces(self, caller: Caller) -> AsyncGenerator[Piece, None]:
+        """The choices piece by piece, metered, the first one empty; closing it cancels what still runs."""
 
 
 class Answer:
@@ -204,7 +215,7 @@ def renamed(fields: Mapping[str, str]) -> Iterator[None]:
         raise type(error)(fields[name] + error.field[len(name) :], error.message) from error
 
 
-async def respond(request: Request, answer: Answer, wording: Wording, *, stream: bool) -> Response:
+async def respond(request: Request, answer: Answering, wording: Wording, *, stream: bool) -> Response:
     """The response to a request that asked for `answer`.
 
     Raises:
@@ -221,7 +232,7 @@ async def respond(request: Request, answer: Answer, wording: Wording, *, stream:
     return EventStream(events)
 
 
-async def whole(answer: Answer, wording: Wording, caller: Caller) -> BaseModel:
+async def whole(answer: Answering, wording: Wording, caller: Caller) -> BaseModel:
     """The response that isn't streamed; it raises what `Answer.pieces` does."""
     choices: dict[int, list[Piece]] = {}
     async with aclosing(answer.pieces(caller)) as pieces:
@@ -230,7 +241,7 @@ async def whole(answer: Answer, wording: Wording, caller: Caller) -> BaseModel:
     return wording.whole([Piece.join(choices[index]) for index in sorted(choices)], answer.usage)
 
 
-async def _events(answer: Answer, wording: Wording, caller: Caller, request_id: str) -> AsyncGenerator[bytes, None]:
+async def _events(answer: Answering, wording: Wording, caller: Caller, request_id: str) -> AsyncGenerator[bytes, None]:
     """Server-sent events. The first is empty: it says that the request was admitted.
 
     Until then an error is raised, because a status can still be sent; afterwards it is an event.

@@ -16,6 +16,7 @@ from openm3.server.accounts.access import Access, accounts_of
 from openm3.server.body import BodyLimit
 from openm3.server.boundary import RequestBoundary
 from openm3.server.callers import SECURITY
+from openm3.server.conversation import EngineTalk, Talk
 from openm3.server.extras import Extras
 from openm3.server.gate import Doorkeeper, Gate
 from openm3.server.metrics import Metrics
@@ -23,6 +24,7 @@ from openm3.server.routes import chat, completions, console, health, messages, m
 from openm3.server.settings import Settings
 from openm3.server.tracing import Tracing
 from openm3.server.upstreams.relay import Relay
+from openm3.server.upstreams.talk import UpstreamTalk
 from openm3.server.watch import RequestWatch
 
 if TYPE_CHECKING:
@@ -40,16 +42,16 @@ def create_app(backend: Backend | None, settings: Settings | None = None, *, tra
     tracing = tracing or (Tracing.to(settings.otlp_endpoint) if settings.otlp_endpoint else None)
     accounts = accounts_of(settings)
     front: Gate | Relay
+    talk: Talk
     if backend is None:
         front = relay = Relay(settings, metrics)
-        routers = [relayed.router(relay)]
-        extras = Extras(settings, None, accounts)
+        routers, talk = [relayed.router(relay)], UpstreamTalk(relay)
     else:
         front = gate = Gate(backend, settings, metrics)
-        routers = [endpoints.router(gate) for endpoints in (chat, completions, messages, models)]
-        extras = Extras(settings, gate, accounts)
-        routers.append(responses.router(gate, extras.responses))
-    routers += extras.routers
+        routers, talk = [endpoints.router(gate) for endpoints in (chat, completions, models)], EngineTalk(gate)
+        routers.append(messages.counting_router(gate))
+    extras = Extras(settings, front, accounts)
+    routers += [messages.router(talk), responses.router(talk, extras.responses), *extras.routers]
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:

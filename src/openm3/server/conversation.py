@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from openm3.engine.prompt import Prompt
 from openm3.errors import InputError
 from openm3.model.vision_source import MAX_IMAGE_BYTES
-from openm3.server.answer import Answer, renamed
+from openm3.server.answer import Answer, Answering, renamed
 from openm3.server.fetch import fetch
 from openm3.server.gate import Gate
 from openm3.server.routes.models import check_model
@@ -23,6 +23,45 @@ if TYPE_CHECKING:
 
 MAX_FETCHED = 16
 _MAX_BYTES = {"image_url": MAX_IMAGE_BYTES, "video_url": 50_000_000}  # the published API's limits
+
+
+class Talk(Protocol):
+    """What answers conversations for endpoints that translate to them: the engine here, or upstreams.
+
+    Attributes:
+        thinks_unless_told: a model that should not think has to be told so.
+    """
+
+    @property
+    def thinks_unless_told(self) -> bool: ...
+
+    def name(self, asked: str) -> str:
+        """What the model that answers is called."""
+
+    async def converse(self, asked: ChatRequest, fields: Mapping[str, str], request_id: str) -> Answering:
+        """The answer; `fields` are as in `converse`.
+
+        Raises:
+            InputError: the request can't be served.
+            ApiError: another model is asked for.
+        """
+
+
+class EngineTalk:
+    """Keeps `Talk`: what a backend answers."""
+
+    def __init__(self, service: Backend) -> None:
+        self._service = service
+
+    @property
+    def thinks_unless_told(self) -> bool:
+        return self._service.llm.has_thinking_modes
+
+    def name(self, asked: str) -> str:
+        return self._service.llm.name
+
+    async def converse(self, asked: ChatRequest, fields: Mapping[str, str], request_id: str) -> Answering:
+        return (await converse(self._service, asked, fields))[0]
 
 
 @dataclass

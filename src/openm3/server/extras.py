@@ -17,6 +17,7 @@ from openm3.server.response_store import ResponseStore
 from openm3.server.routes import batches, code, embeddings, files, images
 from openm3.server.schema.embeddings import EmbeddingRequest
 from openm3.server.settings import Settings
+from openm3.server.upstreams.relay import Relay
 
 if TYPE_CHECKING:
     from openm3.server.accounts.access import Accounts
@@ -27,7 +28,7 @@ _AT_ONCE = 16  # requests of a batch
 
 
 class Extras:
-    """Endpoints with what they need, made from the settings; some of them need a backend that generates.
+    """Endpoints with what they need, made from the settings; some of them need a backend that generates, or upstreams.
 
     Attributes:
         routers: the endpoints.
@@ -35,8 +36,9 @@ class Extras:
         body_limits: bytes and seconds of bodies, for paths whose bodies may be larger than others.
     """
 
-    def __init__(self, settings: Settings, backend: Backend | None, accounts: Accounts | None) -> None:
-        self._backend, self._accounts = backend, accounts
+    def __init__(self, settings: Settings, front: Backend | Relay, accounts: Accounts | None) -> None:
+        backend = None if isinstance(front, Relay) else front
+        self._front, self._accounts = front, accounts
         self._batches: Batches | None = None
         self._embedders: list[Embedder] = [SentenceEmbedder(settings.embeddings)]
         if backend is not None:
@@ -54,16 +56,15 @@ class Extras:
             )
             self.routers.append(files.router(store))
             self.body_limits["/v1/files"] = settings.max_file_bytes + _FORM_BYTES, settings.upload_s
-            if backend is not None:
-                self._batches = Batches(
-                    Path(settings.data) / "batches",
-                    store,
-                    self._answer,
-                    self._holder,
-                    max_requests=settings.max_batch_requests,
-                    at_once=_AT_ONCE,
-                )
-                self.routers.append(batches.router(self._batches))
+            self._batches = Batches(
+                Path(settings.data) / "batches",
+                store,
+                self._answer,
+                self._holder,
+                max_requests=settings.max_batch_requests,
+                at_once=_AT_ONCE,
+            )
+            self.routers.append(batches.router(self._batches))
         if backend is not None:
             self.routers.append(code.router(backend))
 
@@ -88,9 +89,10 @@ class Extras:
 
     async def _answer(self, url: str, body: Any, request_id: str, caller: Caller) -> tuple[int, str]:
         """The answer to a request of a batch."""
+        if isinstance(self._front, Relay):
+            return await self._front.whole(url.removeprefix("/v1"), body, caller, request_id)
         if url != "/v1/embeddings":
-            assert self._backend is not None, "batches are for a model"
-            return await offline.respond(self._backend, url, body, request_id, caller)
+            return await offline.respond(self._front, url, body, request_id, caller)
 
         async def answer() -> str:
             return await embeddings.embed(self._embedders, EmbeddingRequest.model_validate(body), caller)

@@ -10,9 +10,9 @@ from uuid import uuid4
 
 from fastapi import APIRouter, Request, Response
 
-from openm3.server.answer import Answer, respond
+from openm3.server.answer import respond
 from openm3.server.body import JsonRoute
-from openm3.server.conversation import converse, encode
+from openm3.server.conversation import Talk, encode
 from openm3.server.errors import ApiError
 from openm3.server.from_messages import as_chat
 from openm3.server.schema import messages_answer as said
@@ -24,6 +24,7 @@ from openm3.text.parse import ToolCall
 if TYPE_CHECKING:
     from openm3.server.backend import Backend
 
+_BASES = ("", "/anthropic")
 _STOP_REASONS: dict[FinishReason, said.StopReason] = {
     "stop": "end_turn",
     "length": "max_tokens",
@@ -31,37 +32,34 @@ _STOP_REASONS: dict[FinishReason, said.StopReason] = {
 }
 
 
-def router(service: Backend) -> APIRouter:
-    """The endpoints of the Anthropic API."""
+def router(talk: Talk) -> APIRouter:
+    """The endpoints of the Anthropic API, which `talk` answers."""
     routes = APIRouter(route_class=JsonRoute)
 
     async def create(asked: MessagesRequest, request: Request) -> Response:
         """Answers the last message; with `stream`, as server-sent events."""
-        answer, wording = await begin(service, asked)
-        return await respond(request, answer, wording, stream=bool(asked.stream))
+        chat, fields = as_chat(asked, thinks_unless_told=talk.thinks_unless_told)
+        answer = await talk.converse(chat, fields, request.state.request_id)
+        return await respond(request, answer, MessagesWording(talk.name(asked.model)), stream=bool(asked.stream))
+
+    for base in _BASES:
+        path = f"{base}/v1/messages"
+        routes.post(path, response_model=said.Message, responses=documented(AnthropicError, streams=True))(create)
+    return routes
+
+
+def counting_router(service: Backend) -> APIRouter:
+    """The endpoints that count tokens, by the served model's tokenizer."""
+    routes = APIRouter(route_class=JsonRoute)
 
     async def count(asked: CountRequest) -> said.TokenCount:
         """Counts the tokens of a conversation."""
         prompt = await encode(service, *as_chat(asked, thinks_unless_told=service.llm.has_thinking_modes))
         return said.TokenCount(input_tokens=len(prompt.ids))
 
-    for base in ("", "/anthropic"):
-        path = f"{base}/v1/messages"
-        routes.post(path, response_model=said.Message, responses=documented(AnthropicError, streams=True))(create)
-        routes.post(f"{path}/count_tokens", responses=documented(AnthropicError))(count)
+    for base in _BASES:
+        routes.post(f"{base}/v1/messages/count_tokens", responses=documented(AnthropicError))(count)
     return routes
-
-
-async def begin(service: Backend, asked: MessagesRequest) -> tuple[Answer, MessagesWording]:
-    """The answer to a request, and its words.
-
-    Raises:
-        InputError: the request can't be served.
-        ApiError: another model is asked for.
-    """
-    request, fields = as_chat(asked, thinks_unless_told=service.llm.has_thinking_modes)
-    answer, _ = await converse(service, request, fields)
-    return answer, MessagesWording(service.llm.name)
 
 
 class MessagesWording(Wording):

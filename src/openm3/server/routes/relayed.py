@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 # What our paths are called there.
 _PATHS = {
-    **{f"/v1{path}": path for path in ("/chat/completions", "/completions", "/embeddings", "/responses")},
-    **{f"{root}/v1/messages{end}": f"/messages{end}" for root in ("", "/anthropic") for end in ("", "/count_tokens")},
+    **{f"/v1{path}": path for path in ("/chat/completions", "/completions", "/embeddings")},
+    **{f"{root}/v1/messages/count_tokens": "/messages/count_tokens" for root in ("", "/anthropic")},
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from fastapi import APIRouter, Request, Response
@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from openm3.server.answer import respond
 from openm3.server.body import JsonRoute
 from openm3.server.callers import CurrentCaller
-from openm3.server.conversation import converse
+from openm3.server.conversation import Talk
 from openm3.server.errors import ApiError
 from openm3.server.from_responses import as_chat
 from openm3.server.response_store import ResponseStore
@@ -30,12 +30,9 @@ from openm3.server.schema.responses import (
 from openm3.server.wording import Piece, Wording, content_logprobs, sent_event
 from openm3.text.parse import ToolCall
 
-if TYPE_CHECKING:
-    from openm3.server.backend import Backend
 
-
-def router(service: Backend, store: ResponseStore) -> APIRouter:
-    """The endpoints of responses."""
+def router(talk: Talk, store: ResponseStore) -> APIRouter:
+    """The endpoints of responses, which `talk` answers."""
     routes = APIRouter(route_class=JsonRoute)
     failures = documented(ErrorResponse)
 
@@ -46,14 +43,14 @@ def router(service: Backend, store: ResponseStore) -> APIRouter:
         if asked.previous_response_id is not None:
             known = await store.get(caller.key_id, asked.previous_response_id, "previous_response_id")
             before = known.items
-        answer, _ = await converse(service, *as_chat(asked, before))
+        answer = await talk.converse(*as_chat(asked, before), request.state.request_id)
 
         def keep(response: said.Response) -> None:
             if response.store:
                 items = [*before, *asked.items, *(_as_input(item) for item in response.output)]
                 store.put(caller.key_id, response, items)
 
-        wording = ResponsesWording(asked, service.llm.name, keep)
+        wording = ResponsesWording(asked, talk.name(asked.model), keep)
         return await respond(request, answer, wording, stream=bool(asked.stream))
 
     @routes.get("/v1/responses/{response_id}", responses=failures)

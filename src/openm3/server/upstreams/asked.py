@@ -39,11 +39,20 @@ class Asked:
             fields = from_json(body, allow_inf_nan=False)
         except ValueError as error:
             raise ApiError(400, f"the body is not valid JSON: {error}", code="invalid_json") from error
+        return cls.of(path, fields, len(body))
+
+    @classmethod
+    def of(cls, path: str, fields: Any, num_bytes: int) -> Asked:
+        """Takes a body that was read.
+
+        Raises:
+            ApiError: it isn't a JSON object with a model's name.
+        """
         if not isinstance(fields, dict):
             raise ApiError(400, "the body must be a JSON object", code="invalid_body")
         if not isinstance(fields.get("model"), str):
             raise ApiError(400, "model: a model's name is required", code="missing_field", param="model")
-        return cls(path, fields, len(body))
+        return cls(path, fields, num_bytes)
 
     @property
     def model(self) -> str:

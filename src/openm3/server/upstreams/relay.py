@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Iterator
 from contextlib import aclosing, contextmanager
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import Request, Response
 
-from openm3.server.callers import caller_of
+from openm3.errors import InputError
+from openm3.server.callers import Caller, caller_of
 from openm3.server.disconnect import EventStream, until_disconnect
 from openm3.server.errors import ApiError, timed_out
 from openm3.server.metrics import Load, Metrics
@@ -87,6 +89,21 @@ class Relay:
         body = await until_disconnect(request.receive, _joined(data))
         passed = {name: head.headers[name] for name in _PASSED_BACK if name in head.headers}
         return Response(body, head.status_code, passed, media_type=head.headers.get("content-type"))
+
+    async def whole(self, path: str, fields: Any, caller: Caller, request_id: str) -> tuple[int, str]:
+        """The status and body of an upstream's response to a body that nobody waits for, as those of batches.
+
+        Raises:
+            InputError: it asks for a stream.
+            ApiError: nobody can answer, or a limit forbids it.
+        """
+        asked = Asked.of(path, fields, len(json.dumps(fields)))
+        if asked.is_stream:
+            raise InputError("stream", "nobody is there to read a stream; leave it out")
+        exchange = Exchange(self, asked, caller, {}, request_id)
+        async with aclosing(exchange.data()) as data:
+            parts = [part async for part in data]
+        return exchange.head.status_code, b"".join(parts).decode()
 
     async def in_time(self, work: Awaitable[T], deadline: float) -> T:
         """The result of `work`.
