@@ -4,8 +4,9 @@
 
 A gate comes first: the first greedy tokens of the fp32 engine are the same on the CPU and the GPU, dense and sparse.
 Contexts beyond the model's trained window are read with clamped distances by sparse attention; what dense attention
-answers there means nothing, and it is left out above --dense-up-to. A decode step is the median of 31, as the first of
-a width is recorded. The shortest context is also measured without recorded decode steps.
+answers there means nothing, and it is left out above --dense-up-to. Up to there each length is read once before it is
+timed. A decode step is the median of 31, as the first of a width is recorded. The shortest context is also measured
+without recorded decode steps.
 """
 
 from __future__ import annotations
@@ -39,9 +40,10 @@ def main() -> None:
     figures: dict[str, Any] = {}
     for attention in ("dense", "sparse"):
         llm = LLM(options.model, config(attention, max(options.contexts) + DECODED))
-        warm_up = source_tokens(llm, 2 * llm.config.prefill_chunk + 300)
-        run(llm, warm_up)
+        run(llm, source_tokens(llm, 2 * llm.config.prefill_chunk + 300))
         for context in options.contexts:
+            if context <= options.dense_up_to:
+                run(llm, source_tokens(llm, context + 1)[1:])  # compiles what this length needs; nothing of it is kept
             if attention == "sparse" or context <= options.dense_up_to:
                 figures.setdefault(str(context), {})[attention] = run(llm, source_tokens(llm, context))
                 print(context, attention, figures[str(context)][attention], flush=True)
@@ -49,7 +51,7 @@ def main() -> None:
         torch.cuda.empty_cache()
         shortest = min(options.contexts)
         llm = LLM(options.model, config(attention, shortest + DECODED, graphs=False))
-        run(llm, source_tokens(llm, 300))
+        run(llm, source_tokens(llm, shortest + 1)[1:])
         figures[str(shortest)][f"{attention}, no graphs"] = run(llm, source_tokens(llm, shortest))
         del llm
         torch.cuda.empty_cache()

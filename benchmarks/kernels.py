@@ -26,6 +26,7 @@ from torch import Tensor
 
 from benchmarks.kernel_peers import dense_calls, drop_in
 from benchmarks.machine import RESULTS, describe, save, spread
+from benchmarks.speedup_picture import draw
 from openm3.config import SparseConfig
 from openm3.kernels.dense_attention import dense_attention
 from openm3.kernels.paged import PagedBatch
@@ -264,8 +265,6 @@ def table(report: dict[str, Any]) -> str:
 
 def plot(report: dict[str, Any]) -> None:
     """Speedup over context, beside the tables."""
-    from matplotlib import pyplot
-
     contexts = [int(context) for context in report["contexts"]]
     rows = list(report["contexts"].values())
     curves = {
@@ -278,15 +277,7 @@ def plot(report: dict[str, Any]) -> None:
             x["prefill_dense_torch_ms_per_token"] / x["prefill_msa_ms_per_token"] for x in rows
         ],
     }
-    figure, axes = pyplot.subplots(figsize=(7, 4.5))
-    for label, ratios in curves.items():
-        axes.plot(contexts, ratios, "o-" if label.startswith("decode") else "s--", label=label)
-    axes.set(xscale="log", yscale="log", xlabel="context, tokens", ylabel="times faster", title="MSA, one layer of M3")
-    axes.set_xticks(contexts, [f"{context // 1024}K" for context in contexts], minor=False)
-    axes.minorticks_off()
-    axes.grid(True, alpha=0.3)
-    axes.legend()
-    figure.savefig(RESULTS / f"{report['machine']['date']}-kernels.png", dpi=120, bbox_inches="tight")
+    draw(contexts, curves, "MSA, one layer of M3", RESULTS / f"{report['machine']['date']}-kernels.png")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """One layer of M3 on this GPU: decode, prefill and backward of MSA against dense attention, ours and the best of torch.
 
-    python -m benchmarks.kernels_gpu [--contexts 8192 ... 1048576] [--flex 131072] [--out FOLDER]
+    python -m benchmarks.kernels_gpu [--contexts 8192 ... 1048576] [--flex 131072] [--out FOLDER | --draw REPORT]
 
 Geometry of the published model, as `benchmarks/kernels.py`. A gate comes first: small cases equal the reference on the
 CPU, else no speed is printed. At every context the selection of the last queries is compared with an fp32 product, and
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import json
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from benchmarks.gpu_peers import BACKENDS, dense_calls, flex_calls
 from benchmarks.gpu_timing import copy_gbps, matmul_tflops, milliseconds
 from benchmarks.machine import RESULTS, describe, save
+from benchmarks.speedup_picture import draw
 from openm3 import msa
 from openm3.config import SparseConfig
 from openm3.kernels.dense_attention import dense_attention
@@ -267,13 +269,23 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def picture(report: dict[str, Any], path: Path) -> None:
+    rows = [ratios(x) for x in report["contexts"].values()]
+    names = {"decode, 8-bit keys": "decode_int8", "decode, bf16 keys": "decode", "prefill": "prefill"}
+    curves = {f"{label}, over the best dense": [row[name] for row in rows] for label, name in names.items()}
+    draw([int(context) for context in report["contexts"]], curves, f"MSA, one layer of M3, {report['gpu']}", path)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--contexts", type=int, nargs="+", default=[8192, 32768, 131072, 524288, 1048576])
     parser.add_argument("--training", type=int, default=131072, help="context of forward and backward")
     parser.add_argument("--flex", type=int, default=131072, help="context of FlexAttention as a peer; 0: none")
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--draw", type=Path, metavar="REPORT", help="draw a report's picture beside it and stop")
     options = parser.parse_args()
+    if options.draw:
+        return picture(json.loads(options.draw.read_text()), options.draw.with_suffix(".png"))
     run(options.contexts, options.training, options.flex, options.out)
 
 
