@@ -72,7 +72,7 @@ def jobs(context: click.Context, store: str | None, as_json: bool) -> None:
     if not rows:
         click.echo("no jobs yet", err=True)
     for row in rows:
-        about = " ".join(str(row.spec.get("task", {}).get("description", "")).split())
+        about = " ".join(str(row.spec.get("task", row.spec).get("description", "")).split())
         click.echo(f"{row.id}  {row.state:<18} {row.created_at.astimezone():%Y-%m-%d %H:%M}  {about[:60]}")
 
 

@@ -62,8 +62,9 @@ class Job:
 
     @property
     def has_result(self) -> bool:
-        """Whether it has ended by itself: one that was cancelled has no result."""
-        return self._read().has_ended
+        """Whether it is a task that has ended by itself: one that was cancelled has no result."""
+        standing = self._read()
+        return standing.has_ended and standing.work.result is not None
 
     def get_status(self) -> JobStatus:
         """How it stands."""
@@ -94,7 +95,13 @@ class Job:
         self._wish("pause")
 
     def resume(self) -> None:
-        """Lets it go on, with a new worker where none has it; also where it had ended for want of something."""
+        """Lets it go on, with a new worker where none has it; also where it had ended for want of something.
+
+        Raises:
+            StoreError: it can't go on: it was cancelled or is done, or is no task, which whoever started it resumes.
+        """
+        if "task" not in self._store.job(self.id).spec:
+            raise StoreError(f"{self.id} is no task; the program that started it resumes it")
         if self.has_result and not self.get_results().is_final:
             self._store.reopen(self.id)
         else:
@@ -110,14 +117,13 @@ class Job:
         """What came of it. Its callback, if there is one, has been told of the end by then.
 
         Raises:
-            StoreError: it hasn't ended, or was cancelled, so that there is no result.
+            StoreError: it hasn't ended, or was cancelled, or is no task, so that there is no result.
         """
         standing = self._read()
-        if not standing.has_ended:
+        if not standing.has_ended or standing.work.result is None:
             raise StoreError(f"{self.id} is {self._store.job(self.id).state}: it has no result")
         if self._teller:
             self._teller.join(timeout=10)
-        assert standing.work.result
         return standing.work.result
 
     def _read(self) -> Standing:

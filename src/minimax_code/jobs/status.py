@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+
+from pydantic import ValidationError
 
 from minimax_code import events as e
 from minimax_code.jobs.update import Update, message_of
@@ -83,7 +86,8 @@ class Standing:
         return sum(step.state == "done" for step in self.work.steps)
 
     def _apply(self, one: e.Recorded) -> Update | None:
-        self.work.apply(one)
+        with suppress(ValidationError):  # a job of another kind, whose result only its starter can read
+            self.work.apply(one)
         self.seq, self.updated_at, self.has_ended = one.seq, one.at, isinstance(one.event, e.TaskEnded)
         match one.event:
             case e.WorkerStarted(worker=worker):

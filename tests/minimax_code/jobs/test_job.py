@@ -49,7 +49,7 @@ def write(store: Store, lease: Lease, events: list[Any]) -> None:
 
 @pytest.fixture
 def lease(store: Store) -> Lease:
-    return store.lease(store.create({}), "c", 10)
+    return store.lease(store.create({"task": {}}), "c", 10)
 
 
 def test_a_status_is_what_the_events_say(store: Store, lease: Lease) -> None:
@@ -91,7 +91,7 @@ def test_results(store: Store, lease: Lease) -> None:
 
 
 def test_a_job_that_nobody_works_on_is_cancelled_at_once(store: Store) -> None:
-    job = Job(store, store.create({}))
+    job = Job(store, store.create({"task": {}}))
     job.pause()
     assert job.get_status().state == "paused"
     job.cancel()
@@ -100,6 +100,20 @@ def test_a_job_that_nobody_works_on_is_cancelled_at_once(store: Store) -> None:
         job.get_results()
     with pytest.raises(StoreError, match="can't be changed any more"):
         job.resume()
+
+
+def test_a_job_that_is_no_task(store: Store) -> None:
+    """A cluster's: it can be looked at, paused and cancelled like any other."""
+    lease = store.lease(store.create({"subtasks": []}), "a", 10)
+    job = Job(store, lease.job)
+    job.pause()
+    with pytest.raises(StoreError, match=r"job-\w+ is no task; the program that started it resumes it"):
+        job.resume()
+    asyncio.run(store.log(lease.job, lease).end(e.TaskEnded(result={"state": "passed", "text": "x"}), "passed"))
+    assert (job.get_status().state, job.get_status().current_phase) == ("passed", "ended")
+    assert not job.has_result
+    with pytest.raises(StoreError, match="is passed: it has no result"):
+        job.get_results()
 
 
 def test_an_unknown_job(store: Store) -> None:
