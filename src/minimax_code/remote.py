@@ -28,7 +28,7 @@ class ServerModel:
 
     Args:
         base_url, api_key: as of `minimax.MiniMaxM3`: else those of the environment, else a local server.
-        model: by the server's name; else the only one that it serves, or its default.
+        model: by the server's name; else the only one that it serves.
         context_tokens: the model's window, for a server that doesn't say.
         timeout: seconds for one reply.
     """
@@ -44,14 +44,14 @@ class ServerModel:
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
         self._client = AsyncMiniMaxM3(base_url=base_url, api_key=api_key, timeout=timeout, transport=transport)
-        self._model, self._context_tokens = model or self._client.defaults.model, context_tokens
+        self._model, self._context_tokens = model, context_tokens
         self._abilities: Abilities | None = None
         self._asking = asyncio.Lock()
 
     @property
     def name(self) -> str:
         """The model's name and the server's address."""
-        return f"{self._model} at {self._client.base_url.host}"
+        return f"{self._model or 'the model'} at {self._client.base_url.host}"
 
     async def abilities(self) -> Abilities:
         """What the server says of the model, and what it takes when it is tried.
@@ -61,7 +61,7 @@ class ServerModel:
         """
         async with self._asking:
             if self._abilities is None:
-                window = self._context_tokens or await self._window()
+                window = await self._find()
                 calls, schema = await asyncio.gather(
                     self._takes(tools=(_PROBE,)),
                     self._takes(json_schema=_SCHEMA),
@@ -76,7 +76,9 @@ class ServerModel:
             ModelError: it can't be reached, or refuses.
         """
         try:
-            answer = await self._client.chat.completions.create(**_body(self._model, request))
+            answer = await self._client.chat.completions.create(
+                **_body(self._model or self._client.defaults.model, request)
+            )
         except openai.OpenAIError as error:
             raise ModelError(f"{self.name}: {error}") from error
         if not answer.choices:
@@ -87,25 +89,31 @@ class ServerModel:
         """Ends the connections."""
         await self._client.close()
 
-    async def _window(self) -> int:
+    async def _find(self) -> int:
+        """Its window; and its name, where the user has given none."""
+        if self._model and self._context_tokens:
+            return self._context_tokens
         try:
-            served = [model async for model in self._client.models.list()]
+            served = {model.id: _limit(model.model_dump()) async for model in self._client.models.list()}
         except openai.OpenAIError as error:
             raise ModelError(f"{self.name}: {error}") from error
-        named = [model for model in served if model.id == self._model] or served
-        said = [_limit(model.model_dump()) for model in named]
-        known = [limit for limit in said if limit]
-        if not known or (len(set(known)) > 1):
+        if self._model is None:
+            if len(served) != 1:
+                names = ", ".join(served) or "none"
+                raise ModelError(f"{self.name}: the server has {names}; name one with --model (model)")
+            (self._model,) = served
+        window = self._context_tokens or served.get(self._model)
+        if window is None:
             raise ModelError(
                 f"{self.name}: the server doesn't say how long the model's window is; give it with --context-tokens "
                 "(context_tokens)"
             )
-        return known[0]
+        return window
 
     async def _takes(self, **field: Any) -> bool:
         request = Request(messages=(Message(role="user", content="Hello"),), max_tokens=1, **field)
         try:
-            await self._client.chat.completions.create(**_body(self._model, request))
+            await self._client.chat.completions.create(**_body(self._model or self._client.defaults.model, request))
         except openai.APIStatusError as error:
             if error.status_code in _CANT:
                 return False

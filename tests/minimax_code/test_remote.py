@@ -26,14 +26,16 @@ class Server(httpx2.AsyncBaseTransport):
     """
 
     def __init__(
-        self, *, model: dict[str, Any], refuses: tuple[str, ...] = (), message: dict[str, Any] | None = None
-    ) -> None:
+        self, *, model: dict[str, Any], refuses: tuple[str, ...] = (), message: dict[str, Any] | None = None,
+        serves: bool = True,
+    ) -> None:  # fmt: skip
+        self._serves = serves
         self._model, self._refuses, self._message = model, refuses, message or {}
         self.bodies: list[dict[str, Any]] = []
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         if request.method == "GET":
-            listed = {"object": "list", "data": [{"id": "m", "object": "model", "created": 0, **self._model}]}
+            listed = {"object": "list", "data": [{"id": "m", "object": "model", "created": 0, **self._model}] * self._serves}
             return httpx2.Response(200, json=listed, request=request)
         body = json.loads(await request.aread())
         self.bodies.append(body)
@@ -78,6 +80,16 @@ def test_a_window_that_nobody_knows_is_not_guessed() -> None:
         asked(Server(model={}), lambda model: model.abilities())
     known = asked(Server(model={}), lambda model: model.abilities(), context_tokens=9000)
     assert known.context_tokens == 9000
+
+
+def test_a_model_that_nobody_named_is_the_only_one_or_it_is_asked_for() -> None:
+    async def name(model: ServerModel) -> str:
+        await model.abilities()
+        return model.name
+
+    assert asked(Server(model={"max_model_len": 100}), name) == "m at test"
+    with pytest.raises(ModelError, match="the server has none; name one with --model"):
+        asked(Server(model={}, serves=False), name)
 
 
 def test_what_the_server_refuses_it_cant_do_and_it_is_tried_once() -> None:
@@ -128,7 +140,7 @@ def test_a_schema_is_sent_as_the_api_has_it() -> None:
 
 
 def test_a_server_that_refuses_or_isnt_there_is_a_sentence() -> None:
-    with pytest.raises(ModelError, match=r"default at test: .*messages is not supported"):
+    with pytest.raises(ModelError, match=r"the model at test: .*messages is not supported"):
         asked(Server(model={}, refuses=("messages",)), lambda model: model.reply(HELLO))
 
     async def nobody() -> None:

@@ -6,6 +6,9 @@ import sys
 
 import click
 
+from minimax_code.cli.apply import apply
+from minimax_code.cli.do import do, execute
+from minimax_code.cli.doctor import doctor
 from minimax_code.cli.jobs import jobs
 from minimax_code.cli.review import review
 from minimax_code.errors import CodeError
@@ -13,17 +16,32 @@ from minimax_code.errors import CodeError
 FAILED, INTERRUPTED = 1, 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class TaskGroup(click.Group):
+    """A group for which what is no command is a task: `minimax-code "Fix the rounding"`."""
+
+    def parse_args(self, context: click.Context, args: list[str]) -> list[str]:
+        """Puts the command `do` before a task, which has a space where no command has one."""
+        first = next((arg for arg in args if not arg.startswith("-")), None)
+        if first is not None and first not in self.commands and " " in first:
+            args = ["do", *args]
+        return super().parse_args(context, args)
+
+
+@click.group(cls=TaskGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="openm3")
 def minimax_code() -> None:
     """Agents that work on a copy of your repository and prove what they claim.
 
-    Exits with 0, 1 where something failed, 2 for wrong arguments, 130 after Ctrl-C.
+    \b
+    minimax-code "Fix the rounding in cart.py"      does a task and shows the change
+    minimax-code apply JOB                          brings it to your files
+    minimax-code doctor                             tells what agents here have to work with
+
+    Exits with 0, 1 where something failed, 2 for wrong arguments, 3 where a task isn't done, 130 after Ctrl-C.
     """
 
 
-COMMANDS: tuple[click.Command, ...] = (jobs, review)
-for command in COMMANDS:
+for command in (do, execute, apply, jobs, review, doctor):
     minimax_code.add_command(command)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from minimax_code.budget import Amount, Budget
@@ -11,18 +12,29 @@ from minimax_code.jobs.place import take_place
 from minimax_code.jobs.spec import JobSpec
 from minimax_code.jobs.worker import Assignment
 from minimax_code.model import Model
-from minimax_code.permissions import Permissions
+from minimax_code.permissions import Asker, Permissions
 from minimax_code.remote import ServerModel
+from minimax_code.tools.tool import Tool
 from minimax_code.work.execute import execute
 from minimax_code.work.task import Task
 
 
-async def do_task(assignment: Assignment, log: Log, *, root: Path, model: Model | None = None) -> None:
+async def do_task(
+    assignment: Assignment,
+    log: Log,
+    *,
+    root: Path,
+    model: Model | None = None,
+    ask: Asker | None = None,
+    tools: Sequence[Tool] = (),
+) -> None:
     """Goes on with a task until it ends.
 
     Args:
         root: the folder of the store's jobs.
         model: instead of the one that the job names.
+        ask: asks the user, where one is there.
+        tools: the worker's besides those that every one has.
 
     Raises:
         CodeError: it can't go on now.
@@ -44,5 +56,6 @@ async def do_task(assignment: Assignment, log: Log, *, root: Path, model: Model 
             clock=assignment.clock.monotonic,
         ),
         price=spec.price,
-        permissions=Permissions.of(*spec.rules),
+        permissions=Permissions.of(*spec.rules, ask=ask),
+        tools=tools,
     )

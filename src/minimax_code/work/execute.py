@@ -7,6 +7,7 @@ on when it is executed again with the same log and place.
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ from minimax_code.errors import BudgetError, InputError, ModelError
 from minimax_code.events import Checked, ContractFrozen, Log, PlanChanged, Step, TaskBegan, TaskEnded, Told, Verified
 from minimax_code.model import Model
 from minimax_code.permissions import Permissions
+from minimax_code.tools.tool import Tool
 from minimax_code.transcript import spent
 from minimax_code.work.agree import agree
 from minimax_code.work.checks import complaints, run_checks
@@ -48,6 +50,7 @@ async def execute(
     price: Price | None = None,
     permissions: Permissions | None = None,
     sandbox: Sandbox | None = None,
+    tools: Sequence[Tool] = (),
     verifier: Model | None = None,
     rounds: int = ROUNDS,
 ) -> TaskResult:
@@ -60,6 +63,7 @@ async def execute(
         log: of this task alone.
         budget: what it may use besides its own constraints.
         price: what the model costs; needed where the task limits money.
+        tools: the worker's besides those that every one has.
         verifier: a model for the verification; the same one if None.
 
     Raises:
@@ -81,6 +85,7 @@ async def execute(
         budget=own,
         price=price,
         permissions=permissions or Permissions(),
+        tools=tools,
         verifier=verifier or model,
         rounds=rounds,
     )
@@ -96,6 +101,7 @@ class _Execution:
     budget: Budget
     price: Price | None
     permissions: Permissions
+    tools: Sequence[Tool]
     verifier: Model
     rounds: int
     has_worked: bool = False  # in this process
@@ -147,6 +153,7 @@ class _Execution:
             budget=self.budget,
             permissions=self.permissions,
             agent=self.task.agent,
+            tools=self.tools,
         )
         if stopped.reason == "failed":
             raise ModelError(stopped.message)

@@ -13,6 +13,7 @@ from minimax_code.model import Model
 from minimax_code.permissions import Permissions
 from minimax_code.skills.prompt import prompt_of
 from minimax_code.tools.standard import working_tools
+from minimax_code.tools.tool import Tool
 from minimax_code.work.agent import Agent
 from minimax_code.work.progress import WORKER
 from minimax_code.work.task import Task
@@ -35,6 +36,7 @@ async def work(
     budget: Budget,
     permissions: Permissions,
     agent: Agent | None,
+    tools: Sequence[Tool] = (),
 ) -> AgentStopped:
     """Works on a task until the worker stops; goes on where it was if the log has its beginning.
 
@@ -55,7 +57,7 @@ async def work(
         log=log,
         budget=budget,
         permissions=permissions.also(rules),
-        tools=working_tools(),
+        tools=(*working_tools(), *tools),
         agent=WORKER,
     )
 

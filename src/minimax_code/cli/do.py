@@ -1,0 +1,165 @@
+"""`minimax-code "TASK"` and `minimax-code exec "TASK"`: a job that this process does, and shows."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.live import Live
+
+from minimax_code.cli.jobs import opened
+from minimax_code.cli.options import Wanted, work_options
+from minimax_code.cli.phrases import phrase
+from minimax_code.cli.prompt import asker
+from minimax_code.cli.view import Screen, show_diff
+from minimax_code.events import Recorded, dump
+from minimax_code.permissions import Asker
+
+if TYPE_CHECKING:
+    from minimax_code.store import Store
+    from minimax_code.work.result import TaskResult
+
+NOT_DONE = 3
+_LOOK_S = 0.1
+
+
+@click.command()
+@click.argument("description")
+@work_options
+@click.option("--no-diff", is_flag=True, help="Don't print the change in the end.")
+def do(description: str, no_diff: bool, **options: Any) -> None:
+    """Do a task on a copy of the folder, and show the change. Your files stay as they are until you `apply` it.
+
+    \b
+    minimax-code "Fix the rounding in cart.py" --check "pytest tests/test_cart.py"
+
+    Exits with 0 where the task is done and proved, with 3 where it isn't; the state says why.
+    """
+    wanted, console = Wanted(**options), Console()
+    screen = Screen(description, wanted.limits)
+    with _shown(screen, console) as (show, aside):
+        ask = asker(aside) if sys.stdin.isatty() else None
+        job, result = asyncio.run(_do(description, wanted, ask, show))
+    _end(job, result, console, with_diff=not no_diff)
+
+
+@click.command(name="exec")
+@click.argument("description")
+@work_options
+def execute(description: str, **options: Any) -> None:
+    """Do a task and print each event as a line of JSON; nobody is asked anything.
+
+    The last line is the result, of kind "result". What would need a question ends with the state "needs_input".
+    """
+    job, result = asyncio.run(_do(description, Wanted(**options), None, _print_json))
+    told = {"kind": "result", "job": job, "success": result.success, **result.model_dump(mode="json")}
+    click.echo(json.dumps(told))
+    sys.exit(0 if result.success else NOT_DONE)
+
+
+def _print_json(recorded: Recorded) -> None:
+    kind, data = dump(recorded.event)
+    click.echo(json.dumps({"seq": recorded.seq, "at": recorded.at.isoformat(), "kind": kind, "data": data}))
+
+
+async def _do(
+    description: str, wanted: Wanted, ask: Asker | None, show: Callable[[Recorded], None]
+) -> tuple[str, TaskResult]:
+    """Does a task as a job of the store, so that it can be gone on with; the job's id, and its result."""
+    from minimax_code.jobs import Job
+    from minimax_code.jobs.launch import root_of
+    from minimax_code.jobs.spec import JobSpec
+    from minimax_code.jobs.task import do_task
+    from minimax_code.jobs.worker import LEASE_S, work_on
+    from minimax_code.tools.mcp import mcp_tools
+
+    task, folder = wanted.task(description), str(wanted.folder.resolve())
+    spec = JobSpec.of(task, folder=folder, rules=wanted.all_rules, price=wanted.settings.price, **wanted.address)
+    with opened(wanted.store) as store:
+        async with mcp_tools(wanted.settings.servers) as tools:
+            job = store.create(spec.model_dump(mode="json"))
+            lease = store.lease(job, "terminal", LEASE_S)
+            model = wanted.server_model()
+            work = partial(do_task, root=root_of(store.url), model=model, ask=ask, tools=tools)
+            try:
+                async with _following(store, job, show):
+                    await work_on(store, lease, work)
+            except (KeyboardInterrupt, asyncio.CancelledError):
+                click.echo(f"\n{job} is kept; `minimax-code jobs resume {job}` goes on with it", err=True)
+                raise
+            finally:
+                await model.close()
+        return job, Job(store, job).get_results()
+
+
+@asynccontextmanager
+async def _following(store: Store, job: str, show: Callable[[Recorded], None]) -> AsyncGenerator[None, None]:
+    """Shows each event of a job once, while the context lasts and those that are there then."""
+    seen = 0
+
+    def look() -> None:
+        nonlocal seen
+        for recorded in store.events(job, seen):
+            seen = recorded.seq
+            show(recorded)
+
+    async def follow() -> None:
+        while True:
+            look()
+            await asyncio.sleep(_LOOK_S)
+
+    following = asyncio.create_task(follow())
+    try:
+        yield
+    finally:
+        following.cancel()
+        await asyncio.wait([following])
+        look()
+
+
+@contextmanager
+def _shown(
+    screen: Screen, console: Console
+) -> Generator[tuple[Callable[[Recorded], None], Callable[[], Any]], None, None]:
+    """The screen while it changes, on a terminal; elsewhere a line for each event. And how to put it aside."""
+    if not console.is_terminal:
+        yield partial(_print_line, console), _nothing
+        return
+    with Live(screen, console=console, refresh_per_second=8) as live:
+
+        @contextmanager
+        def aside() -> Generator[None, None, None]:
+            live.stop()
+            try:
+                yield
+            finally:
+                live.start(refresh=True)
+
+        yield screen.read, aside
+
+
+@contextmanager
+def _nothing() -> Generator[None, None, None]:
+    yield
+
+
+def _print_line(console: Console, recorded: Recorded) -> None:
+    if said := phrase(recorded.event):
+        agent = getattr(recorded.event, "agent", "")
+        click.echo(f"{recorded.at.astimezone():%H:%M:%S} {f'{agent}: ' if agent else ''}{said}")
+
+
+def _end(job: str, result: TaskResult, console: Console, *, with_diff: bool) -> None:
+    if with_diff and result.diff:
+        show_diff(console, result.diff)
+    click.echo(str(result))
+    if result.diff:
+        click.echo(f"your files are as they were; `minimax-code apply {job}` changes them")
+    sys.exit(0 if result.success else NOT_DONE)

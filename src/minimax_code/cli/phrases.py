@@ -1,0 +1,71 @@
+"""Events in words, one line each."""
+
+from __future__ import annotations
+
+from minimax_code.events import (
+    AgentStopped,
+    Checked,
+    Compacted,
+    ContractFrozen,
+    Event,
+    ModelReplied,
+    PermissionAnswered,
+    PermissionAsked,
+    StuckSeen,
+    TaskEnded,
+    Told,
+    ToolEnded,
+    ToolIntended,
+    Verified,
+)
+
+_MOST = 200  # characters
+
+
+def phrase(event: Event) -> str:
+    """What an event says to a person; "" for those that only count. Nothing in it commands a terminal."""
+    match event:
+        case Told(text=text):
+            said = f"is told: {text}"
+        case ModelReplied(reply=reply):
+            said = reply.content
+        case ToolIntended(call=call):
+            said = f"{call.name} {call.arguments}"
+        case ToolEnded(output=output, failed=failed):
+            said = f"{'failed: ' if failed else ''}{_last_line(output) if failed else _first_line(output)}"
+        case PermissionAsked(question=question):
+            said = question
+        case PermissionAnswered(allowed=allowed, rule=rule):
+            said = f"{'allowed' if allowed else 'refused'} by the user{f', and from now on: {rule}' if rule else ''}"
+        case Compacted(dropped=dropped):
+            said = "sums up what came before" if dropped else "shortens old outputs"
+        case StuckSeen(rule=rule):
+            said = f"goes in circles ({rule}) and is told so"
+        case AgentStopped(reason=reason, message=message):
+            said = f"stops ({reason}): {message}"
+        case ContractFrozen(contract=contract):
+            said = f"will be measured by {', '.join(' '.join(check.command) for check in contract.checks) or 'nothing'}"
+        case Checked(receipts=receipts):
+            green = sum(receipt.exit_code == 0 for receipt in receipts)
+            said = f"{green} of {len(receipts)} checks are green"
+        case Verified(verdict=verdict):
+            said = f"the verifier says {verdict.outcome}"
+        case TaskEnded():
+            said = "the task has ended"
+        case _:
+            return ""
+    return line_of(said)
+
+
+def line_of(text: str) -> str:
+    """A text in one line that any terminal may print."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[: 4 * _MOST]).split())
+    return f"{line[:_MOST]}…" if len(line) > _MOST else line
+
+
+def _first_line(text: str) -> str:
+    return next((line for line in text.splitlines() if line.strip()), "")
+
+
+def _last_line(text: str) -> str:
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "")

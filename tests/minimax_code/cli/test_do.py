@@ -1,0 +1,202 @@
+"""The command line as its user has it: a folder, a model's server on a socket, and what is printed."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from helpers.agents import call
+from minimax_code.testing import Line, ModelServer, ScriptedModel
+
+WRONG, RIGHT = "def total(prices):\n    return 0\n", "def total(prices):\n    return sum(prices)\n"
+CHECK = "from cart import total\n\nassert total([1, 2]) == 3, total([1, 2])\n"
+TASK = "total() adds up the prices"
+PLAN, FIX, DONE, PASS = "1. Mend total()", call("write", path="cart.py", content=RIGHT), "It adds up.", "VERDICT: PASS"
+
+
+class User:
+    """Somebody at a terminal, with a repository and a home of their own."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.shop = root, root / "shop"
+        self.shop.mkdir()
+        (root / ".gitconfig").write_text("[user]\n\tname = me\n\temail = me@localhost\n")
+        self.lay("cart.py", WRONG)
+        self.lay("check.py", CHECK)
+        self.git("init", "-q", "-b", "main")
+        self.git("add", "-A")
+        self.git("commit", "-q", "-m", "first")
+
+    def lay(self, name: str, text: str) -> None:
+        (self.shop / name).write_text(text)
+
+    def git(self, *args: str) -> str:
+        command = ["git", *args]
+        return subprocess.run(
+            command, cwd=self.shop, env=self.environment, check=True, capture_output=True, text=True
+        ).stdout
+
+    @property
+    def environment(self) -> dict[str, str]:
+        own = {"HOME": str(self.root), "MINIMAX_CODE_STORE": str(self.root / "jobs.db"), "COLUMNS": "100"}
+        own |= {"MINIMAX_CODE_CONFIG": str(self.root / "config.toml"), "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+        return {**os.environ, **own}
+
+    def command(self, *args: str) -> list[str]:
+        return [sys.executable, "-W", "error", "-c", "from minimax_code.cli.main import main; main()", *args]
+
+    def types(self, *args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            self.command(*args), env=self.environment, cwd=self.shop, stdin=subprocess.DEVNULL, capture_output=True,
+            text=True, timeout=60, check=False,
+        )  # fmt: skip
+
+    def asks(self, script: Iterable[Line], *args: str) -> subprocess.CompletedProcess[str]:
+        with ModelServer(ScriptedModel(script)) as server:
+            return self.types(*args, "--base-url", server.base_url)
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> User:
+    return User(tmp_path)
+
+
+def test_a_task_is_done_shown_and_applied_when_the_user_says_so(user: User) -> None:
+    ran = user.asks([PLAN, FIX, DONE, PASS], TASK, "--check", "python3 check.py")
+    assert (ran.returncode, ran.stderr) == (0, ""), ran
+    assert "worker: write {" in ran.stdout
+    assert "+    return sum(prices)" in ran.stdout
+    assert "passed: 0 files created, 1 changed" in ran.stdout
+    assert user.git("status", "--short") == ""
+    job = ran.stdout.rsplit("minimax-code apply ", 1)[1].split("`")[0]
+
+    branched = user.types("apply", job, "--branch", "fix/total")
+    assert branched.returncode == 0, branched
+    assert user.git("status", "--short") == ""
+    assert user.git("log", "--format=%s", "main..fix/total") == f"{TASK}\n"
+    assert "sum(prices)" in user.git("show", "fix/total:cart.py")
+    assert "already exists" in user.types("apply", job, "--branch", "fix/total").stderr
+
+    applied = user.types("apply", job)
+    assert (applied.stdout, (user.shop / "cart.py").read_text()) == ("changed cart.py\n", RIGHT)
+    user.lay("cart.py", "def total(prices):\n    return min(prices)\n")
+    again = user.types("apply", job)
+    assert (again.returncode, again.stdout) == (1, "")
+    assert again.stderr.startswith("error: the change doesn't fit to the files of today")
+    assert "min(prices)" in (user.shop / "cart.py").read_text()
+
+
+def test_exec_prints_events_and_then_the_result(user: User) -> None:
+    ran = user.asks([PLAN, FIX, DONE, PASS], "exec", TASK, "--check", "python3 check.py")
+    assert (ran.returncode, ran.stderr) == (0, ""), ran
+    lines = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert [line["seq"] for line in lines[:-1]] == list(range(1, len(lines)))
+    assert {"WorkerStarted", "TaskBegan", "ToolEnded", "TaskEnded"} <= {line["kind"] for line in lines}
+    result = lines[-1]
+    assert (result["kind"], result["state"], result["success"]) == ("result", "passed", True)
+    assert result["files_changed"] == ["cart.py"]
+
+
+def test_what_isnt_done_isnt_applied_unless_forced(user: User) -> None:
+    wrong = call("write", path="cart.py", content="def total(prices):\n    return 1\n")
+    ran = user.asks([PLAN, *([wrong, DONE] * 3)], "exec", TASK, "--check", "python3 check.py")
+    assert ran.returncode == 3, ran
+    result = json.loads(ran.stdout.splitlines()[-1])
+    assert (result["state"], result["success"]) == ("failed", False)
+    refused = user.types("apply", result["job"])
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert "is failed, so nothing proves its change; --force applies it still" in refused.stderr
+    assert user.types("apply", result["job"], "--force").returncode == 0
+    assert "return 1" in (user.shop / "cart.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (("exec", TASK, "--budget", "much"), "error: constraints.budget_limit: 'much' is no budget"),
+        (("exec", TASK, "--rule", "permit all"), "error: permissions: 'permit all' is no rule"),
+        (("apply", "job-1"), "error: job: there is no job-1 in"),
+        (("exec", TASK, "--base-url", "http://127.0.0.1:9/v1"), "no server answers at http://127.0.0.1:9"),
+    ],
+)
+def test_what_cant_be_done_is_a_sentence(user: User, args: tuple[str, ...], said: str) -> None:
+    ran = user.types(*args)
+    assert (ran.returncode, said in ran.stderr, "Traceback" in ran.stderr) == (1, True, False), ran
+
+
+def test_settings_are_the_users_and_a_key_that_isnt_understood_is_refused(user: User) -> None:
+    (user.root / "config.toml").write_text('permissions = ["deny write(cart.py)"]\n')
+    ran = user.asks([PLAN, FIX, "I may not.", "VERDICT: PARTIAL"] * 2, "exec", TASK, "--check", "true")
+    assert "the rule 'deny write(cart.py)' forbids it" in ran.stdout
+    (user.root / "config.toml").write_text('permision = "allow *"\n')
+    assert "config.toml: permision: Extra inputs are not permitted" in user.types("exec", TASK).stderr
+
+
+def test_doctor_tells_what_is_used(user: User) -> None:
+    ran = user.asks([], "doctor")
+    assert ran.returncode == 0, ran
+    assert ran.stdout.startswith("* bubblewrap  own namespaces, no network")
+    assert "+ model       scripted at 127.0.0.1: 32,768 tokens, calls tools, follows schemas" in ran.stdout
+    lonely = user.types("doctor", "--base-url", "http://127.0.0.1:9/v1")
+    assert (lonely.returncode, "- model       " in lonely.stdout) == (1, True)
+
+
+class Terminal:
+    """A program on a terminal of its own, and what it has shown so far."""
+
+    def __init__(self, command: list[str], user: User) -> None:
+        self.master, slave = pty.openpty()
+        environment = {**user.environment, "TERM": "xterm", "LINES": "40"}
+        self.process = subprocess.Popen(
+            command, stdin=slave, stdout=slave, stderr=slave, env=environment, cwd=user.shop
+        )
+        os.close(slave)
+        self.shown = ""
+
+    def wait_for(self, text: str, seconds: float = 60) -> None:
+        until = time.monotonic() + seconds
+        while text not in self.shown:
+            assert time.monotonic() < until, self.shown[-2000:]
+            if select.select([self.master], [], [], 0.2)[0]:
+                try:
+                    self.shown += os.read(self.master, 65536).decode(errors="replace")
+                except OSError:  # it has ended
+                    assert text in self.shown, self.shown[-2000:]
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+
+@pytest.fixture
+def terminal(user: User) -> Iterator[Terminal]:
+    started: list[Terminal] = []
+    script = [PLAN, call("bash", command="echo one"), FIX, DONE, PASS]
+    with ModelServer(ScriptedModel(script)) as server:
+        args = (TASK, "--check", "python3 check.py", "--rule", "ask bash", "--base-url", server.base_url)
+        started.append(Terminal(user.command(*args), user))
+        yield started[0]
+    started[0].process.kill()
+    started[0].process.wait()
+    os.close(started[0].master)
+
+
+def test_on_a_terminal_the_user_sees_the_work_and_is_asked(terminal: Terminal) -> None:
+    terminal.wait_for("worker wants to call bash:")
+    terminal.wait_for("[a]lways")
+    assert "echo one" in terminal.shown
+    assert "allow bash(echo *)" in terminal.shown
+    terminal.type("what?\n")
+    terminal.type("y\n")
+    terminal.wait_for("changes them")
+    for part in ("plan", "Mend total()", "agents", "worker", "tokens", "log", "return sum(prices)", "passed:"):
+        assert part in terminal.shown, part
+    assert terminal.process.wait(timeout=20) == 0
