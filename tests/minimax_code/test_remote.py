@@ -35,7 +35,10 @@ class Server(httpx2.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         if request.method == "GET":
-            listed = {"object": "list", "data": [{"id": "m", "object": "model", "created": 0, **self._model}] * self._serves}
+            listed = {
+                "object": "list",
+                "data": [{"id": "m", "object": "model", "created": 0, **self._model}] * self._serves,
+            }
             return httpx2.Response(200, json=listed, request=request)
         body = json.loads(await request.aread())
         self.bodies.append(body)
