@@ -1,1 +1,20 @@
-"""Agents that work on repositories. Importing it does nothing; its parts come with the issue CODE."""
+"""Agents that work on copies of repositories and prove what they claim. Importing it does nothing."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from minimax_code.client import MiniMaxCode as MiniMaxCode
+    from minimax_code.work.agent import Agent as Agent
+    from minimax_code.work.result import TaskResult as TaskResult
+    from minimax_code.work.task import Task as Task
+
+_WHERE = {"MiniMaxCode": "client", "Agent": "work.agent", "Task": "work.task", "TaskResult": "work.result"}
+
+
+def __getattr__(name: str) -> object:
+    """What the package offers is imported when it is first asked for: servers use parts of it, and no client."""
+    if name in _WHERE:
+        from importlib import import_module
+
+        return getattr(import_module(f"minimax_code.{_WHERE[name]}"), name)
+    raise AttributeError(f"module 'minimax_code' has no attribute {name!r}")

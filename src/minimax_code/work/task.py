@@ -36,7 +36,7 @@ class Task(Record):
             name is refused.
         checks: commands that have to succeed ("pytest tests/test_cart.py"). Without any the agent first writes a test
             that fails without the work.
-        mode: "autonomous" never asks; "interactive" asks before what its permissions don't say.
+        mode: "autonomous" never asks; "interactive", for the command line, asks where permissions don't say.
         max_duration_days: of an autonomous task.
         checkpoint_frequency_hours: how often an autonomous task tells its callback of a checkpoint. What can be
             resumed doesn't depend on it: that is every step.

@@ -1,0 +1,161 @@
+"""The client: tasks, projects, jobs and reviews, for programs that don't speak asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from minimax_code.budget import Price
+from minimax_code.errors import InputError, ModelError, SandboxError
+from minimax_code.jobs import Job
+from minimax_code.jobs.launch import root_of
+from minimax_code.jobs.spec import JobSpec
+from minimax_code.jobs.task import do_task
+from minimax_code.jobs.worker import LEASE_S, work_on
+from minimax_code.loop import Loop
+from minimax_code.project import Project, Workflow
+from minimax_code.remote import ServerModel
+from minimax_code.review.posting import review_pull_request
+from minimax_code.review.result import Review
+from minimax_code.store import Store, default_url
+from minimax_code.work.agent import Agent
+from minimax_code.work.progress import Progress
+from minimax_code.work.result import TaskResult
+from minimax_code.work.task import Task
+
+Mode = Literal["autonomous"]
+
+_OWNER = "client"  # of the jobs that this process works on itself
+
+
+class MiniMaxCode:
+    """Agents that work on copies of your files and prove what they claim.
+
+        code = MiniMaxCode(folder="shop")
+        result = code.execute(Task(description="Mend the rounding", checks=["pytest tests/test_cart.py"]))
+        print(result.success, result.diff)
+
+    Args:
+        api_key, base_url, model: as of `minimax.MiniMaxM3`: else those of the environment, else a local server.
+        mode: "autonomous": nobody is asked. What would need a question ends a task with the state "needs_input".
+        folder: what the agents work on copies of; None to begin with nothing. It is never written to.
+        store: where jobs are kept: a file, or a `postgresql://` URL; else the platform's data folder.
+        rules: permissions, such as "deny bash(curl *)".
+        price: what the model costs, for tasks whose budget is money.
+        context_tokens: the model's window, for a server that doesn't say.
+
+    Raises:
+        InputError: an argument can't be used.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        mode: Mode = "autonomous",
+        *,
+        base_url: str | None = None,
+        model: str | None = None,
+        folder: str | Path | None = None,
+        store: str | None = None,
+        rules: Sequence[str] = (),
+        price: Price | None = None,
+        context_tokens: int | None = None,
+    ) -> None:
+        if mode != "autonomous":
+            raise InputError("mode", f"{mode!r} is for the command line, where somebody can be asked")
+        if folder is not None and not Path(folder).is_dir():
+            raise InputError("folder", f"{folder} is no folder")
+        self._folder = None if folder is None else Path(folder).resolve()
+        self._api_key, self._rules, self._price = api_key, tuple(rules), price
+        self._address = {"base_url": base_url, "model": model, "context_tokens": context_tokens}
+        self._model = ServerModel(base_url, api_key, model, context_tokens=context_tokens)
+        self._store = Store(store or default_url())
+        self._loop = Loop()
+
+    def execute(self, task: Task) -> TaskResult:
+        """Does a task, in this process; whatever ends the work, the result says how far it came.
+
+        Raises:
+            InputError: the task has limits that can't be held.
+            StoreError: the job can't be written down.
+        """
+        return self._loop.run(self._do(task, self._folder))[0]
+
+    def create_project(
+        self, name: str, description: str, agents: Sequence[Agent], workflow: Workflow = "sequential"
+    ) -> Project:
+        """A project whose phases build on each other ("sequential") or are worked on side by side ("parallel").
+
+        Raises:
+            InputError: an argument can't be used.
+        """
+        return Project(
+            name, description, agents, workflow, folder=self._folder, root=root_of(self._store.url).parent / "projects",
+            do=self._do, loop=self._loop,
+        )  # fmt: skip
+
+    def start_autonomous_task(self, task: Task) -> Job:
+        """Starts a job that goes on in processes of its own, after this one has ended and after crashes.
+
+        Raises:
+            InputError: the task has limits that can't be held.
+            StoreError: the job can't be written down, or no worker started.
+        """
+        spec = self._spec(task, self._folder)
+        return Job.start(self._store, spec, api_key=self._api_key, notification_callback=task.notification_callback)
+
+    def review_pr(self, repo_url: str, pr_number: int, config: Mapping[str, Any] | None = None) -> Review:
+        """Reviews a pull request of GitHub; nothing is posted.
+
+        Raises:
+            InputError: an argument can't be used.
+            WorkspaceError: the repository can't be had.
+        """
+        return self._loop.run(review_pull_request(repo_url, pr_number, config))[0]
+
+    def close(self) -> None:
+        """Ends the connections, and what is still being worked on; jobs can be resumed."""
+        self._loop.run(self._model.close())
+        self._loop.close()
+        self._store.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _spec(self, task: Task, folder: Path | None) -> JobSpec:
+        if task.mode != "autonomous":
+            raise InputError("mode", f"{task.mode!r} is for the command line, where somebody can be asked")
+        where = None if folder is None else str(folder)
+        return JobSpec.of(task, folder=where, rules=self._rules, price=self._price, **self._address)
+
+    async def _do(self, task: Task, folder: Path | None) -> tuple[TaskResult, Path]:
+        """What comes of a task, and the place where its files are."""
+        job = self._store.create(self._spec(task, folder).model_dump(mode="json"))
+        lease = self._store.lease(job, _OWNER, LEASE_S)
+        root = root_of(self._store.url)
+        place = root / job / _OWNER
+        try:
+            await work_on(self._store, lease, partial(do_task, root=root, model=self._model))
+        except (ModelError, SandboxError) as error:
+            return _cut_short(Progress.of(self._store.events(job)), job, error), place
+        return Job(self._store, job).get_results(), place
+
+
+def _cut_short(progress: Progress, job: str, error: Exception) -> TaskResult:
+    """What is known of a task that something outside has ended."""
+    checked = progress.checked
+    return TaskResult(
+        state="crashed_resumable",
+        tree=checked.tree if checked else progress.base,
+        contract=progress.contract,
+        receipts=checked.receipts if checked else (),
+        issues=(str(error), f"`minimax-code jobs resume {job}` goes on with it"),
+    )

@@ -1,0 +1,84 @@
+"""The client as programs use it: against a server on a socket, with jobs in a file."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from minimax_code import Agent, MiniMaxCode, Task
+from minimax_code.errors import InputError
+from minimax_code.model import Request, ToolCall
+from minimax_code.testing import Line, ModelServer, ScriptedModel
+
+CHECK = "grep -q hello greeting"
+
+
+def answer(request: Request) -> str | ToolCall:
+    """A model that writes a greeting."""
+    system = request.messages[0].content
+    if "You plan" in system:
+        return "1. Write the greeting"
+    if "You verify" in system:
+        return "VERDICT: PASS"
+    if any(message.role == "tool" for message in request.messages):
+        return "It is written."
+    return ToolCall(id="1", name="write", arguments=json.dumps({"path": "greeting", "content": "hello\n"}))
+
+
+def serve(script: Iterable[Line] | None = None) -> ModelServer:
+    return ModelServer(ScriptedModel(itertools.repeat(answer) if script is None else script))
+
+
+def test_a_task_a_project_and_a_job(tmp_path: Path) -> None:
+    told: list[str] = []
+    with serve() as server, MiniMaxCode("key", base_url=server.base_url, store=str(tmp_path / "jobs.db")) as code:
+        result = code.execute(Task(description="Greet", checks=[CHECK], constraints={"budget_limit": "100 API calls"}))
+        assert (result.success, result.files_created, result.cost.calls) == (True, ("greeting",), 4)
+
+        ada = Agent(name="Ada", role="Engineer", expertise=["greetings"])
+        project = code.create_project(name="Hello", description="Greetings", agents=[ada], workflow="sequential")
+        phase = project.execute_phase(phase_name="Greet", agent=ada, task=Task(description="Greet", checks=[CHECK]))
+        assert phase.success
+        assert (project.path / "greeting").read_text() == "hello\n"
+
+        long = Task(
+            description="Greet", checks=[CHECK], max_duration_days=5, checkpoint_frequency_hours=6,
+            notification_callback=lambda update: told.append(update.phase),
+        )  # fmt: skip
+        job = code.start_autonomous_task(long)
+        for _ in range(600):
+            if job.is_complete:
+                break
+            time.sleep(0.1)
+        assert job.get_results().success
+        assert job.get_status().progress == 100
+        assert told
+
+
+def test_a_server_that_is_away_is_a_state_not_an_end(tmp_path: Path) -> None:
+    with serve([]) as server:
+        address = server.base_url
+        with MiniMaxCode(base_url=address, store=str(tmp_path / "jobs.db")) as code:
+            result = code.execute(Task(description="Greet", checks=[CHECK]))
+    assert (result.state, result.success) == ("crashed_resumable", False)
+    assert "no line for request 1" in result.issues[0]
+    assert "minimax-code jobs resume job-" in result.issues[1]
+
+
+def test_arguments_that_can_t_be_used(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="^folder: "):
+        MiniMaxCode(folder=tmp_path / "nowhere")
+    with pytest.raises(InputError, match="^mode: "):
+        MiniMaxCode(mode="yolo")  # type: ignore[arg-type]
+    with MiniMaxCode(base_url="http://127.0.0.1:9/v1", store=str(tmp_path / "jobs.db")) as code:
+        with pytest.raises(InputError, match="^mode: "):
+            code.execute(Task(description="x", mode="interactive"))
+        with pytest.raises(InputError, match="^agents: "):
+            code.create_project("x", "y", agents=[])
+        with pytest.raises(InputError, match="^pr_number: "):
+            code.review_pr("https://github.com/a/b", 0)
