@@ -9,7 +9,7 @@ from minimax_code.model import Model, Usage
 from minimax_code.skills.candidates import Agreement, Candidate
 from minimax_code.skills.checks import Examiner, defined_in, file_with
 from minimax_code.skills.judge import prefer
-from minimax_code.workbench.behaviour import behave, inputs_for
+from minimax_code.workbench.behaviour import alike, behave, inputs_for
 from minimax_code.workbench.bench import Workbench
 from minimax_code.workbench.examples import Example
 from minimax_code.workbench.files import CodeFile
@@ -44,7 +44,7 @@ class Comparison:
         groups: dict[tuple[str, ...], list[Candidate]] = {}
         for candidate in candidates:
             outcomes = await self._outcomes(candidate.files, calls)
-            fails = not outcomes or all(outcome.startswith(("raises ", "takes ", "not ")) for outcome in outcomes)
+            fails = not outcomes or all(outcome.startswith(("raises", "takes ", "not ")) for outcome in outcomes)
             key = (f"candidate {candidate.number}",) if fails else outcomes  # failing alike is no agreement
             groups.setdefault(key, []).append(candidate)
         ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
@@ -75,7 +75,7 @@ class Comparison:
             path = file_with(name, files)
             assert path is not None, "only functions that all answers define are called"
             ran = await behave(self.bench.sandbox, self.bench.workspace.path, path, of_name, python=self.bench.python)
-            outcomes += ran.outcomes
+            outcomes += map(alike, ran.outcomes)
         return tuple(outcomes)
 
     async def _between(

@@ -48,7 +48,7 @@ def request_for_files(wish: Wish) -> tuple[str, str]:
 def fenced(file: CodeFile) -> str:
     """A file as a model is shown it and writes it: a block that nothing in the file ends."""
     fence = "`" * max([3, *(len(run) + 1 for run in re.findall(r"`{3,}", file.content))])
-    return f"{fence}{file.language} {file.path}\n{file.content}\n{fence}"
+    return f"{fence}{file.language} {file.path}\n{file.content.removesuffix(chr(10))}\n{fence}"
 
 
 def files_in(answer: str, language: str | None = None) -> tuple[list[CodeFile], bool]:

@@ -14,7 +14,7 @@ from minimax_code.skills.prompt import prompt_of
 from minimax_code.skills.reproduce import reproduce
 from minimax_code.skills.solution import Solution, Verdict
 from minimax_code.skills.sources import localise, that_fit
-from minimax_code.workbench.behaviour import behave, inputs_for
+from minimax_code.workbench.behaviour import alike, behave, inputs_for
 from minimax_code.workbench.bench import Workbench
 from minimax_code.workbench.examples import Example
 from minimax_code.workbench.files import CodeFile
@@ -91,13 +91,13 @@ async def refactor(
     before = await bench.run_tests(covered=[path for path in sources if path.endswith(".py")])
     passed = frozenset(case.name for case in before.cases if case.outcome == "passed")
     shown, _ = await that_fit(model, bench, found)
-    alike = Alike(bench=bench)
-    await alike.remember(shown)
+    same = Alike(bench=bench)
+    await same.remember(shown)
     base = await bench.workspace.snapshot()
     examiner = Examiner(bench=bench, checks=Checks(kept=passed), base=base, frozen=_tests_of(bench, before))
     is_run = any(file.statements - file.missing for file in before.lines.values())
     asked = prompt_of("refactor", asked=asked)
-    return await _change(model, bench, asked, found, examiner, effort, is_proof=is_run, alike=alike)
+    return await _change(model, bench, asked, found, examiner, effort, is_proof=is_run, same=same)
 
 
 @dataclass(kw_only=True)
@@ -114,7 +114,7 @@ class Alike:
                 calls = inputs_for(file.content, name)
                 if calls and not name.startswith("_"):
                     ran = await self._run(file.path, calls)
-                    if any(not outcome.startswith("raises ") for outcome in ran):
+                    if any(outcome != "raises" for outcome in ran):
                         self.before[file.path, name] = calls, ran
 
     async def compare(self, outcome: Outcome) -> Outcome:
@@ -136,7 +136,7 @@ class Alike:
 
     async def _run(self, path: str, calls: Sequence[Example]) -> tuple[str, ...]:
         ran = await behave(self.bench.sandbox, self.bench.workspace.path, path, calls, python=self.bench.python)
-        return ran.outcomes
+        return tuple(map(alike, ran.outcomes))
 
 
 async def _change(
@@ -148,7 +148,7 @@ async def _change(
     effort: Effort,
     *,
     is_proof: bool,
-    alike: Alike | None = None,
+    same: Alike | None = None,
 ) -> Solution:
     """The best change that fails no check, in the workspace; where there is none it is as it was.
 
@@ -161,7 +161,7 @@ async def _change(
 
     async def examine(written: Sequence[CodeFile]) -> tuple[tuple[CodeFile, ...], Outcome]:
         files, outcome = await examiner(written)
-        return files, await alike.compare(outcome) if alike and not outcome.is_broken else outcome
+        return files, await same.compare(outcome) if same and not outcome.is_broken else outcome
 
     search = Search(
         model=model,

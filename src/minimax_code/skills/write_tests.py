@@ -22,7 +22,6 @@ from minimax_code.workbench.files import CodeFile
 from minimax_code.workbench.receipt import Case
 from minimax_code.workbench.testrun import TestRun
 
-_MUTANTS = 8
 _TIMES_LEFT_OUT = 3  # how often failing tests are left out and the rest run again: a file may hide a second failure
 
 
@@ -34,6 +33,7 @@ class TestWish:
         framework: "pytest" or "unittest".
         wishes: what else the model is told, in words.
         coverage_percent: of the lines; below it further answers are asked for.
+        num_mutants: how many small wrong changes are tried at most.
     """
 
     __test__ = False  # its name looks like a test to pytest
@@ -41,6 +41,7 @@ class TestWish:
     framework: str = "pytest"
     wishes: str = "Include edge cases: empty, zero, negative and extreme values, and wrong types."
     coverage_percent: float = 90.0
+    num_mutants: int = 8
 
 
 async def write_tests(
@@ -150,7 +151,7 @@ class _Trial:
             self.notes[files].append(f"nothing is known of what they cover: {ran.unmeasured or 'no line was measured'}")
             return outcome
         percent = coverage.percent({path: ran.lines[path] for path in lines}) or 0.0
-        mutation = await bench.mutate(lines, paths=[files[0].path], limit=_MUTANTS)
+        mutation = await bench.mutate(lines, paths=[files[0].path], limit=self.wish.num_mutants)
         noticed, tried = len(mutation.killed), len(mutation.killed) + len(mutation.survived)
         self.notes[files].append(
             f"{ran.summary}; they run {percent:g}% of the lines and notice {noticed} of {tried} small wrong changes"

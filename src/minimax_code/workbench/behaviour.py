@@ -66,6 +66,11 @@ class Behaviour:
         return next((case.message for case in self.receipt.cases if case.outcome != "passed"), "")
 
 
+def alike(outcome: str) -> str:
+    """What of an outcome tells two ways to write a function apart: that it raises, but not in which words."""
+    return "raises" if outcome.startswith("raises ") else outcome
+
+
 async def behave(
     sandbox: Sandbox,
     folder: Path,

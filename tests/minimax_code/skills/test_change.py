@@ -15,7 +15,13 @@ from minimax_code.skills.effort import Effort
 from minimax_code.testing import ScriptedModel
 from minimax_code.workbench.files import CodeFile
 
-SOURCE = "def middle(items: list[int]) -> int:\n    return items[len(items) // 2 + 1]\n\n\ndef first(items):\n    return items[0]\n"
+SOURCE = """def middle(items: list[int]) -> int:
+    return items[len(items) // 2 + 1]
+
+
+def first(items):
+    return items[0]
+"""
 GOOD, BAD = SOURCE.replace(" + 1", ""), SOURCE.replace("+ 1", "- 1")
 BREAKS = GOOD.replace("items[0]", "items[1]")
 TESTS = "from shop import first, middle\n\n\ndef test_first():\n    assert first([4, 5]) == 4\n"
@@ -83,7 +89,9 @@ def test_a_refactoring_that_tests_run_is_verified(make_bench: MakeBench) -> None
 
 
 def test_without_tests_functions_are_called_before_and_after(make_bench: MakeBench) -> None:
-    same = SOURCE.replace("    return items[len(items) // 2 + 1]", "    place = len(items) // 2\n    return items[place + 1]")
+    same = SOURCE.replace(
+        "    return items[len(items) // 2 + 1]", "    place = len(items) // 2\n    return items[place + 1]"
+    )
     for after, verdict in ((same, "plausible"), (GOOD, "failed")):
         bench = make_bench({"shop.py": SOURCE})
         solution = asyncio.run(refactor(ScriptedModel([answer(after)]), bench, "be clear", paths=["shop.py"]))

@@ -15,7 +15,7 @@ from minimax_code.skills.effort import Effort
 from minimax_code.skills.explain import analyse, explain
 from minimax_code.skills.review import review
 from minimax_code.skills.sources import files_of
-from minimax_code.skills.write_tests import write_tests
+from minimax_code.skills.write_tests import TestWish, write_tests
 from minimax_code.testing import ScriptedModel
 from minimax_code.workbench.analysers import Analysers
 from minimax_code.workbench.files import CodeFile
@@ -55,18 +55,22 @@ class TestBasket:
     def test_wrong(self):
         assert Basket().total([1, 2]) == 4
 ```"""
-WEAK = "```python\nimport shop\n\ndef test_it():\n    shop.discount(1, 2)\n```"
+WEAK = "```python\nimport shop\n\ndef test_it():\n    assert callable(shop.discount)\n```"
+FEW = TestWish(num_mutants=2)
 JUDGE = Effort(calibration=Calibration(model="scripted", judges=True))
 
 
 def test_tests_are_left_with_what_passes_and_notices(make_bench: MakeBench) -> None:
     bench = make_bench({"shop.py": SOURCE})
-    solution = asyncio.run(write_tests(ScriptedModel([GOOD]), bench, files_of(bench, ["shop.py"])))
+    sources = files_of(bench, ["shop.py"])
+    solution = asyncio.run(write_tests(ScriptedModel([GOOD]), bench, sources, wish=FEW))
     assert solution.verdict == "verified"
     [file] = solution.files
     assert "test_total" in file.content
     assert "test_wrong" not in file.content
-    assert solution.notes[0].startswith("left out, as it fails on the code as it is: test_shop.py::TestBasket::test_wrong")
+    assert solution.notes[0].startswith(
+        "left out, as it fails on the code as it is: test_shop.py::TestBasket::test_wrong"
+    )
     assert "2 passed; they run " in solution.notes[1]
     assert (bench.workspace.path / file.path).read_text() == file.content
 
@@ -74,9 +78,11 @@ def test_tests_are_left_with_what_passes_and_notices(make_bench: MakeBench) -> N
 def test_tests_that_notice_nothing_are_plausible_and_lose_to_better_ones(make_bench: MakeBench) -> None:
     bench = make_bench({"shop.py": SOURCE})
     sources = files_of(bench, ["shop.py"])
-    assert asyncio.run(write_tests(ScriptedModel([WEAK]), bench, sources)).verdict == "plausible"
+    weak = asyncio.run(write_tests(ScriptedModel([WEAK]), bench, sources, wish=FEW))
+    assert weak.verdict == "plausible"
     (bench.workspace.path / "test_shop.py").unlink()
-    better = asyncio.run(write_tests(ScriptedModel([WEAK, GOOD]), bench, sources, effort=Effort(candidates=2)))
+    model, twice = ScriptedModel([WEAK, GOOD]), Effort(candidates=2)
+    better = asyncio.run(write_tests(model, bench, sources, wish=FEW, effort=twice))
     assert (better.verdict, better.chosen) == ("verified", 2)
 
 
@@ -91,8 +97,8 @@ def test_tests_of_which_none_passes_are_not_kept(make_bench: MakeBench) -> None:
 def test_docstrings_are_put_in_and_nothing_else_changes(make_bench: MakeBench) -> None:
     bench = make_bench({"shop.py": SOURCE})
     said = [
-        'Here:\n"""A price after a discount.\n\n    Args:\n        price: of it.\n\n    >>> discount(100, 10)\n    90.0\n\n'
-        '    >>> discount(100, 20)\n    90.0\n    """',
+        'Here:\n"""A price after a discount.\n\n    Args:\n        price: of it.\n\n    >>> discount(100, 10)\n    90.0\n'
+        '\n    >>> discount(100, 20)\n    90.0\n    """',
         '```python\n"""The sum of prices."""\n```',
     ]
     solution = asyncio.run(document(ScriptedModel(said), bench, files_of(bench, ["shop.py"])))
@@ -153,7 +159,8 @@ def test_an_analysis_starts_from_facts(make_bench: MakeBench) -> None:
 REVIEWED = [CodeFile("shop.py", SOURCE)]
 FOUND = (
     "shop.py:40 high `return price - price * percent / 100` the price may be negative\n"
-    "shop.py:2 low `if percent > 1000:` is not in the code\n- shop.py:9 medium: `def total(self, prices):` has no types\n"
+    "shop.py:2 low `if percent > 1000:` is not in the code\n"
+    "- shop.py:9 medium: `def total(self, prices):` has no types\n"
 )
 
 
