@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _ROOT = Path("/sys/fs/cgroup")
+_PREFIX = "minimax-code-"
 _END_S = 10.0
 
 
@@ -39,7 +40,8 @@ def can_be_made() -> bool:
 
 def _make(most: int) -> Path | None:
     for parent in _parents():
-        group = parent / f"minimax-code-{os.urandom(8).hex()}"
+        _remove_orphans(parent)
+        group = parent / f"{_PREFIX}{os.getpid()}-{os.urandom(8).hex()}"
         try:
             group.mkdir()
         except OSError:
@@ -50,6 +52,14 @@ def _make(most: int) -> Path | None:
             return group
         group.rmdir()
     return None
+
+
+def _remove_orphans(parent: Path) -> None:
+    """Groups of processes that were killed before they could remove them."""
+    for group in parent.glob(f"{_PREFIX}*"):
+        if not Path("/proc", group.name.removeprefix(_PREFIX).split("-")[0]).exists():
+            with suppress(OSError):  # somebody else was faster, or something is left in it
+                group.rmdir()
 
 
 def _parents() -> Iterator[Path]:

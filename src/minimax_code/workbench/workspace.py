@@ -61,6 +61,15 @@ class Workspace:
         if source is not None and not source.is_dir():
             raise WorkspaceError(f"{source} is not a folder that can be worked on")
         folder = folder.absolute()
+        try:
+            return await cls._create(source, folder)
+        except BaseException:
+            if folder.exists():
+                await asyncio.shield(asyncio.to_thread(_remove, folder))
+            raise
+
+    @classmethod
+    async def _create(cls, source: Path | None, folder: Path) -> Workspace:
         (folder / "files").mkdir(parents=True)
         git = _shadow(folder)
         await Git(ALONE)("init", "--quiet", "--template=", "--bare", folder / "shadow.git")

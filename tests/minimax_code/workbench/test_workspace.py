@@ -269,6 +269,18 @@ def test_what_cannot_be_a_workspace(tmp_path: Path) -> None:
         asyncio.run(Workspace.open(tmp_path / "full"))
 
 
+def test_nothing_is_left_of_a_copy_that_was_broken_off(source: Path, tmp_path: Path) -> None:
+    async def cancel() -> None:
+        task = asyncio.create_task(Workspace.create(source, tmp_path / "workspace"))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel())
+    assert not (tmp_path / "workspace").exists()
+
+
 def test_a_snapshot_after_an_edit_is_quick(tmp_path: Path) -> None:
     """The bar is 0.15 s for 5,000 files at rest; here other work may run beside."""
     source = tmp_path / "source"
