@@ -8,13 +8,17 @@ from importlib.metadata import version
 from pathlib import Path
 
 import click
+from platformdirs import user_cache_dir
 
+from minimax_code.remote import ServerModel
 from minimax_code.review import render
-from minimax_code.review.config import ReviewConfig, read_config
+from minimax_code.review.config import read_config
 from minimax_code.review.posting import review_pull_request
 from minimax_code.review.repository import Repository
 from minimax_code.review.result import Review
 from minimax_code.review.reviewer import review_range
+from minimax_code.skills.calibration import calibrate
+from minimax_code.skills.effort import Effort
 from minimax_code.workbench.analysers import STANDARDS
 
 
@@ -26,12 +30,15 @@ from minimax_code.workbench.analysers import STANDARDS
 @click.option("--max-comments", type=int, help="How many comments stand on lines at most.")
 @click.option("--exclude", multiple=True, help="Files that aren't reviewed, as a glob.")
 @click.option("--auto-fix", is_flag=True, help="Try fixes, each a commit of its own.")
-@click.option("--branch", help="Make a branch of this name with the commits of --auto-fix.")
+@click.option("--auto-test", is_flag=True, help="Have tests written for changed lines that no test runs.")
+@click.option("--branch", help="Make a branch of this name with those commits.")
 @click.option("--markdown", type=click.Path(path_type=Path), help="Write the review to this file, for people.")
 @click.option("--sarif", type=click.Path(path_type=Path), help="Write it as SARIF 2.1.0.")
 @click.option("--junit", type=click.Path(path_type=Path), help="Write it as JUnit's XML.")
 @click.option("--review-json", type=click.Path(path_type=Path), help="Write it as GitHub takes it.")
 @click.option("--post", is_flag=True, help="Post the review of a pull request, with the token in GITHUB_TOKEN.")
+@click.option("--base-url", help="A model's server, such as http://127.0.0.1:8000/v1, which reads the change too.")
+@click.option("--model", "model_name", help="The model there; by default the one that it serves.")
 @click.option("--python", help="The interpreter that has what the project needs; by default that of its .venv.")
 @click.pass_context
 def review(
@@ -45,25 +52,41 @@ def review(
     junit: Path | None,
     review_json: Path | None,
     post: bool,
+    base_url: str | None,
+    model_name: str | None,
     python: str | None,
     **options: object,
 ) -> None:
     """Review a change: of a local repository, or a pull request.
 
-    Analysers and tests run on both sides in a sandbox, and only what is new counts. The repository is only read, unless
-    --branch asks for a branch. Exits with 1 where something of weight is found or too little is covered.
+    Analysers and tests run on both sides in a sandbox, and only what is new counts. With --base-url a model reads the
+    change too, if a short examination finds that it can judge, and its findings are tried by tests. The repository is
+    only read, unless --branch asks for a branch. Exits with 1 where something of weight is found, or less is covered
+    than --min-coverage asks for.
     """
     given = {name: value for name, value in options.items() if value not in (None, (), False)}
     config = read_config(given)
     url, hash_, number = what.partition("#")
     if post and not hash_:
         raise click.UsageError("--post needs a pull request, as https://github.com/owner/name#12")
-    if branch and (hash_ or not config.auto_fix):
-        raise click.UsageError("--branch needs --auto-fix and a local repository")
-    if hash_:
-        found = asyncio.run(_pull_request(url, number, config, python=python, post=post))
-    else:
-        found = asyncio.run(review_range(repo, what, config, python=python))
+    if branch and (hash_ or not (config.auto_fix or config.auto_test)):
+        raise click.UsageError("--branch needs --auto-fix or --auto-test, and a local repository")
+    if hash_ and not number.isdigit():
+        raise click.UsageError("a pull request is URL#NUMBER, as https://github.com/owner/name#12")
+
+    async def run() -> Review:
+        model = ServerModel(base_url, model=model_name) if base_url or model_name else None
+        effort = Effort(calibration=await calibrate(model, Path(user_cache_dir("minimax-code")))) if model else None
+        if not hash_:
+            return await review_range(repo, what, config, model=model, effort=effort, python=python)
+        found, posted = await review_pull_request(
+            url, int(number), config, model=model, effort=effort, python=python, post=post
+        )
+        if post:
+            click.echo(f"Posted: {posted}\n" if posted else "This head was reviewed before; nothing was posted.\n")
+        return found
+
+    found = asyncio.run(run())
     click.echo(render.markdown(found), nl=False)
     texts = (
         (markdown, render.markdown(found)),
@@ -74,16 +97,7 @@ def review(
     for path, text in texts:
         if path:
             path.write_text(text, encoding="utf-8")
-    if branch and found.auto_fixes:
-        asyncio.run(Repository(repo).make_branch(branch, found.head, found.auto_fixes))
-        click.echo(f"\nThe branch {branch} has the fixes.")
+    if branch and (patches := [*found.auto_fixes, *found.auto_tests]):
+        asyncio.run(Repository(repo).make_branch(branch, found.head, patches))
+        click.echo(f"\nThe branch {branch} has them, {len(patches)} on top of the head.")
     context.exit(0 if found.passed else 1)
-
-
-async def _pull_request(url: str, number: str, config: ReviewConfig, *, python: str | None, post: bool) -> Review:
-    if not number.isdigit():
-        raise click.UsageError("a pull request is URL#NUMBER, as https://github.com/owner/name#12")
-    found, posted = await review_pull_request(url, int(number), config, python=python, post=post)
-    if post:
-        click.echo(f"Posted: {posted}\n" if posted else "This head was reviewed before; nothing was posted.\n")
-    return found

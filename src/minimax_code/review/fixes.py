@@ -1,4 +1,4 @@
-"""Fixes of what a review has found, each tried: kept only where the issue is gone and nothing got worse."""
+"""Fixes of what a review has found, and tests of changed lines, each tried: kept only where that makes it better."""
 
 from __future__ import annotations
 
@@ -7,11 +7,16 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+from minimax_code.model import Model, Usage
 from minimax_code.review.change import Change
 from minimax_code.review.config import ReviewConfig
 from minimax_code.review.facts import Facts
 from minimax_code.review.issue import ReviewIssue
 from minimax_code.review.result import Patch
+from minimax_code.skills.change import fix
+from minimax_code.skills.effort import Effort
+from minimax_code.skills.sources import files_of
+from minimax_code.skills.write_tests import write_tests
 from minimax_code.workbench.bench import Workbench
 from minimax_code.workbench.receipt import Receipt
 from minimax_code.workbench.running import Limits
@@ -35,32 +40,89 @@ class Fixer:
         notes: fixes that weren't kept, and why.
     """
 
-    def __init__(self, head: Workbench, change: Change, config: ReviewConfig, facts: Facts) -> None:
+    def __init__(
+        self,
+        head: Workbench,
+        change: Change,
+        config: ReviewConfig,
+        facts: Facts,
+        model: Model | None = None,
+        effort: Effort | None = None,
+    ) -> None:
         self._head, self._change, self._config, self._facts = head, change, config, facts
+        self._model, self._effort = model, effort or Effort()
         self.notes: list[str] = []
+        self.usage = Usage()
 
     async def fix(self, issues: Sequence[ReviewIssue]) -> tuple[Patch, ...]:
-        """The fixes that are kept, in their order.
+        """The fixes that are kept, in their order: ruff's own, and a model's for what fails or no tool mends.
 
         Raises:
-            SandboxError: the sandbox can't be started.
+            ModelError, SandboxError: there is no answer, or the sandbox can't be started.
         """
-        by_rule: dict[tuple[str, str], list[ReviewIssue]] = {}
+        groups: dict[tuple[str, str], list[ReviewIssue]] = {}
         for issue in issues:
-            if issue.rule.startswith("ruff:") and issue.suggestion:
-                by_rule.setdefault((issue.file, issue.rule.removeprefix("ruff:")), []).append(issue)
-        if not by_rule:
+            if self._model or (issue.rule.startswith("ruff:") and issue.suggestion):
+                groups.setdefault((issue.file, issue.rule), []).append(issue)
+        if not groups:
             return ()
         patches: list[Patch] = []
         async with self._head.copy() as copy:
             state = await self._state(copy)
-            for (path, rule), own in list(by_rule.items())[:_MAX_FIXES]:
-                title = f"{path}: {own[0].suggestion} ({rule})"
-                kept = await self._try(copy, state, own, title, _ruff(copy, path, rule))
+            for (path, rule), own in list(groups.items())[:_MAX_FIXES]:
+                if rule.startswith("ruff:") and own[0].suggestion:
+                    title = f"{path}: {own[0].suggestion} ({rule.removeprefix('ruff:')})"
+                    change = _ruff(copy, path, rule.removeprefix("ruff:"))
+                elif own[0].severity != "low":
+                    title = f"{path}: {own[0].message.splitlines()[0][:60]}"
+                    change = self._by_model(copy, own)
+                else:
+                    continue
+                kept = await self._try(copy, state, own, title, change)
                 if kept is not None:
                     patch, state = kept
                     patches.append(patch)
         return tuple(patches)
+
+    async def test(self) -> tuple[Patch, ...]:
+        """Tests of changed lines that no test runs, a commit for each file; kept where they notice wrong changes.
+
+        Raises:
+            ModelError, SandboxError: there is no answer, or the sandbox can't be started.
+        """
+        missing = self._facts.coverage.missing if self._facts.coverage else {}
+        bare = [path for path, lines in missing.items() if lines and path.endswith(".py")]
+        if bare and not self._model:
+            self.notes.append("No tests were written: that takes a model.")
+        if not bare or not self._model:
+            return ()
+        patches: list[Patch] = []
+        async with self._head.copy() as copy:
+            for path in bare:
+                tree = await copy.workspace.snapshot()
+                written = await write_tests(self._model, copy, files_of(copy, [path]), effort=self._effort)
+                self.usage += written.usage
+                new_tree = await copy.workspace.snapshot()
+                runs, _ = await copy.coverage({path: missing[path]})
+                if written.verdict != "verified" or not runs.covered.get(path):
+                    why = "; ".join(written.notes) or "they run none of the changed lines"
+                    self.notes.append(f"Tests of {path} were written and not kept: {why}.")
+                    await copy.workspace.restore(tree)
+                    continue
+                title = f"{path}: tests of {len(runs.covered[path])} changed lines"
+                patch = (await copy.workspace.patch(tree, new_tree)).decode(errors="surrogateescape")
+                patches.append(Patch(title=title, patch=patch, receipts=written.receipts))
+        return tuple(patches)
+
+    def _by_model(self, copy: Workbench, issues: Sequence[ReviewIssue]) -> Callable[[], Awaitable[None]]:
+        problem = "\n".join(f"{one.file}:{one.line}: {one.message}\n{one.details}".strip() for one in issues)
+
+        async def run() -> None:
+            assert self._model is not None
+            solution = await fix(self._model, copy, problem, paths=[issues[0].file], effort=self._effort)
+            self.usage += solution.usage
+
+        return run
 
     async def _try(
         self,
@@ -90,8 +152,9 @@ class Fixer:
             return f"it brings {next(iter(worse))[1]}"
         if new := after.failing - before.failing:
             return f"it breaks {min(new)}"
-        kinds = Counter((issue.file, issue.rule) for issue in issues)
-        if any(before.findings[kind] - after.findings[kind] < count for kind, count in kinds.items()):
+        kinds = Counter((issue.file, issue.rule) for issue in issues if issue.evidence == "tool")
+        there = any(before.findings[kind] - after.findings[kind] < count for kind, count in kinds.items())
+        if there or (not kinds and not before.failing - after.failing):
             return "the issue is still there"
         return ""
 

@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from minimax_code.errors import InputError
+from minimax_code.model import Model
 from minimax_code.review import render
 from minimax_code.review.config import ReviewConfig, read_config
 from minimax_code.review.github import GitHub
 from minimax_code.review.result import Review
 from minimax_code.review.reviewer import review_commits
+from minimax_code.skills.effort import Effort
 from minimax_code.workbench.sandbox import Sandbox
 
 
@@ -20,6 +22,8 @@ async def review_pull_request(
     pr_number: int,
     config: Mapping[str, Any] | ReviewConfig | None = None,
     *,
+    model: Model | None = None,
+    effort: Effort | None = None,
     sandbox: Sandbox | None = None,
     python: str | None = None,
     token: str | None = None,
@@ -31,12 +35,14 @@ async def review_pull_request(
 
     Args:
         repo_url: "https://github.com/owner/name", or the like on a server that speaks GitHub's REST API.
+        model, effort: as in `review_range`.
         token: what the server knows the caller by; by default GITHUB_TOKEN of the environment.
 
     Raises:
         InputError: an argument is wrong, or the token doesn't allow it.
         WorkspaceError: the server can't be reached, or the commits can't be fetched.
         SandboxError: no sandbox can be had.
+        ModelError: the model can't be reached.
     """
     config = read_config(config)
     if pr_number < 1:
@@ -45,7 +51,9 @@ async def review_pull_request(
     try:
         pull = await server.pull_request(pr_number)
         async with server.fetched(pull) as repository:
-            found = await review_commits(repository, pull.base, pull.head, config, sandbox=sandbox, python=python)
+            found = await review_commits(
+                repository, pull.base, pull.head, config, model=model, effort=effort, sandbox=sandbox, python=python
+            )
         if not post or await server.has_review(pr_number, render.mark_of(found.head)):
             return found, ""
         return found, await server.post(pr_number, render.github(found))

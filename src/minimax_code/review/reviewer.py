@@ -1,4 +1,4 @@
-"""Reviews a change: facts of both sides, what is new on the head, and fixes that were tried."""
+"""Reviews a change: facts of both sides, a model's findings that were tried, fixes and tests that were tried."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from minimax_code.model import Model
 from minimax_code.review.change import read_change
 from minimax_code.review.config import ReviewConfig, read_config
 from minimax_code.review.facts import gather
 from minimax_code.review.fixes import Fixer
 from minimax_code.review.issue import ranked
+from minimax_code.review.opinions import Opinions, gather_opinions
 from minimax_code.review.repository import Repository, split_range
 from minimax_code.review.result import Review, comments_of
+from minimax_code.skills.effort import Effort
 from minimax_code.workbench.bench import Workbench
 from minimax_code.workbench.coverage import ChangedLines
 from minimax_code.workbench.sandbox import Sandbox, find_sandbox
@@ -24,6 +27,8 @@ async def review_range(
     commits: str,
     config: Mapping[str, Any] | ReviewConfig | None = None,
     *,
+    model: Model | None = None,
+    effort: Effort | None = None,
     sandbox: Sandbox | None = None,
     python: str | None = None,
 ) -> Review:
@@ -31,16 +36,22 @@ async def review_range(
 
     Args:
         config: as `ReviewConfig` has it.
+        model: what reads the change beside analysers and tests; None: nothing does.
+        effort: what it may be asked, and how it is best asked.
         python: the interpreter that has what the project needs; by default the repository's `.venv`, or this one.
 
     Raises:
         InputError: the configuration or the commits are wrong.
         WorkspaceError: the repository can't be read.
         SandboxError: no sandbox can be had.
+        ModelError: the model can't be reached.
     """
     base, head = split_range(commits)
     repository = Repository(folder)
-    return await review_commits(repository, base, head, config, sandbox=sandbox, python=python or python_of(folder))
+    python = python or python_of(folder)
+    return await review_commits(
+        repository, base, head, config, model=model, effort=effort, sandbox=sandbox, python=python
+    )
 
 
 async def review_commits(
@@ -49,6 +60,8 @@ async def review_commits(
     head: str,
     config: Mapping[str, Any] | ReviewConfig | None = None,
     *,
+    model: Model | None = None,
+    effort: Effort | None = None,
     sandbox: Sandbox | None = None,
     python: str | None = None,
 ) -> Review:
@@ -62,9 +75,12 @@ async def review_commits(
         old, new = Workbench(before, sandbox, python=python), Workbench(after, sandbox, python=python)
         change = read_change(before.base, after.base, await after.diff(before.base, after.base))
         facts = await gather(old, new, change, config)
-        issues = ranked(facts.issues)
-        fixer = Fixer(new, change, config, facts)
+        asked = effort or Effort()
+        opinions = await gather_opinions(model, old, new, change, facts, asked) if model else Opinions()
+        issues = ranked([*facts.issues, *opinions.issues])
+        fixer = Fixer(new, change, config, facts, model, asked)
         fixes = await fixer.fix(issues) if config.auto_fix else ()
+        tests = await fixer.test() if config.auto_test else ()
         return Review(
             base=base,
             head=head,
@@ -73,12 +89,16 @@ async def review_commits(
             issues=issues,
             comments=comments_of(issues, change, config),
             auto_fixes=fixes,
+            auto_tests=tests,
             test_summary=facts.test_summary,
             coverage=facts.coverage.percent if facts.coverage else None,
             uncovered=_uncovered(facts.coverage),
             min_coverage=config.min_coverage,
-            receipts=facts.receipts,
-            notes=(*facts.notes, *fixer.notes),
+            receipts=(*facts.receipts, *opinions.receipts),
+            notes=(*facts.notes, *opinions.notes, *fixer.notes),
+            dropped=opinions.dropped,
+            usage=opinions.usage + fixer.usage,
+            model=model.name if model else None,
         )
 
 

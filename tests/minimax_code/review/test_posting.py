@@ -74,7 +74,7 @@ def test_the_command_makes_a_branch_of_fixes(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text("mine\n")
     args = ["review", "base..head", "--repo", str(tmp_path), "--auto-fix", "--branch", "mended", *FEW_OPTION]
     done = CliRunner().invoke(minimax_code, args)
-    assert "The branch mended has the fixes." in done.output
+    assert "The branch mended has them, 1 on top of the head." in done.output
     assert commits.git("rev-parse", "mended~1").strip() == head
     assert commits.git("log", "-1", "--format=%an %s", "mended").strip() == (
         "minimax-code shop.py: Remove unused import: `os` (F401)"

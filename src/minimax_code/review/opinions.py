@@ -1,0 +1,101 @@
+"""What a model says of a change, each finding tried by a test: it counts most where that fails on the head alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from minimax_code.model import Model, Usage
+from minimax_code.review.change import Change
+from minimax_code.review.facts import Facts
+from minimax_code.review.issue import ReviewIssue
+from minimax_code.skills import review as finders
+from minimax_code.skills.checks import lay
+from minimax_code.skills.effort import Effort
+from minimax_code.skills.reproduce import reproduce
+from minimax_code.skills.solution import Solution
+from minimax_code.skills.sources import files_of
+from minimax_code.workbench.bench import Workbench
+from minimax_code.workbench.findings import Findings, Issue
+from minimax_code.workbench.receipt import Receipt
+from minimax_code.workbench.testrun import is_test
+
+_NEAR = 3  # lines from what was changed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opinions:
+    """Of a model.
+
+    Attributes:
+        dropped: findings that a test refuted, or that are not about the change.
+    """
+
+    issues: tuple[ReviewIssue, ...] = ()
+    dropped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    receipts: tuple[Receipt, ...] = ()
+    usage: Usage = field(default_factory=Usage)
+
+
+async def gather_opinions(
+    model: Model, old: Workbench, new: Workbench, change: Change, facts: Facts, effort: Effort
+) -> Opinions:
+    """Has the changed files read, and a test written for each finding that is near a changed line.
+
+    Raises:
+        ModelError: there is no answer.
+        SandboxError: the sandbox can't be started.
+    """
+    paths = [path for path in facts.read if not is_test(path) and change.files[path].touched]
+    known = tuple(
+        Issue(severity=one.severity, file=one.file, line=one.line, message=one.message, suggestion=None, rule=one.rule)
+        for one in facts.issues
+    )
+    found = await finders.review(
+        model, files_of(new, paths), Findings(issues=known, receipts=(), num_lines=0), effort=effort
+    )
+    said = [issue for issue in found.findings.issues if issue.rule == "model"]
+    about = [issue for issue in said if _is_near(change, issue)]
+    dropped = [f"{_told(issue)} (not about this change)" for issue in said if issue not in about]
+    issues: list[ReviewIssue] = []
+    receipts: list[Receipt] = []
+    usage = found.usage
+    for issue in about:
+        async with new.copy() as copy:
+            test = await reproduce(model, copy, _told(issue), paths=[issue.file], effort=effort)
+        usage += test.usage
+        receipts += test.receipts
+        if test.verdict != "verified" and any("the test passes" in note for note in test.notes):
+            dropped.append(f"{_told(issue)} (a test that was to show it passes)")
+            continue
+        issues.append(await _weighed(old, issue, test))
+    return Opinions(
+        issues=tuple(issues), dropped=tuple(dropped), notes=found.notes, receipts=tuple(receipts), usage=usage
+    )
+
+
+async def _weighed(old: Workbench, issue: Issue, test: Solution) -> ReviewIssue:
+    """A finding by the evidence for it: a test that fails on the head, and passes on the base, shows it."""
+    shown = False
+    if test.verdict == "verified":
+        async with old.copy() as copy:
+            lay(copy, test.files)
+            shown = (await copy.run_tests([file.path for file in test.files])).passed
+    return ReviewIssue(
+        severity=issue.severity,
+        file=issue.file,
+        line=issue.line,
+        message=issue.message,
+        rule="model:reproduced" if shown else "model:said",
+        evidence="test" if shown else "model",
+        details="\n".join(file.content for file in test.files)[:1500],
+    )
+
+
+def _is_near(change: Change, issue: Issue) -> bool:
+    file = change.files.get(issue.file)
+    return file is not None and any(abs(line - issue.line) <= _NEAR for line in file.touched)
+
+
+def _told(issue: Issue) -> str:
+    return f"{issue.file}:{issue.line}: {issue.message}"
