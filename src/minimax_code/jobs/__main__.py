@@ -12,7 +12,7 @@ import sys
 import time
 from types import FrameType
 
-from minimax_code.errors import CodeError
+from minimax_code.errors import CodeError, LeaseError
 from minimax_code.jobs.launch import STORE
 from minimax_code.jobs.worker import LEASE_S
 from minimax_code.store import Store, default_url
@@ -22,7 +22,7 @@ _LONG_ENOUGH_S = 600.0  # a worker that lived as long was no failure from the st
 
 
 def main() -> None:
-    """Ends in the process that was called once the one in the background has the job, with 1 if it can't have it."""
+    """Ends in the process that was called once the one in the background is at it, with 1 if the job can't be done."""
     reading, writing = os.pipe()
     if os.fork():
         os.close(writing)
@@ -32,13 +32,28 @@ def main() -> None:
     job, owner = sys.argv[1], f"{os.uname().nodename}-{os.getpid()}"
     try:
         store = Store(os.environ.get(STORE) or default_url())
-        store.lease(job, owner, LEASE_S)  # its workers have the same name, so that each takes it from the one before
+        is_mine = take(store, job, owner)
+        os.write(writing, b"1")
+        os.close(writing)
+        # Another worker may have died a moment ago, or be about to let go of the job; one that lives may keep it.
+        deadline = time.monotonic() + 1.5 * LEASE_S
+        while not is_mine and time.monotonic() < deadline:
+            time.sleep(_FIRST_DELAY_S)
+            is_mine = take(store, job, owner)
         store.close()
     except CodeError as error:
         sys.exit(f"{job}: {error}")
-    os.write(writing, b"1")
-    os.close(writing)
-    supervise(job, [sys.executable, "-P", "-m", "minimax_code.jobs.process", job, owner])
+    if is_mine:
+        supervise(job, [sys.executable, "-P", "-m", "minimax_code.jobs.process", job, owner])
+
+
+def take(store: Store, job: str, owner: str) -> bool:
+    """Takes a job for workers of this owner, each of which takes it from the one before; False if another has it."""
+    try:
+        store.lease(job, owner, LEASE_S)
+    except LeaseError:
+        return False
+    return True
 
 
 def supervise(job: str, command: list[str]) -> None:

@@ -95,7 +95,7 @@ class Job:
         self._wish("pause")
 
     def resume(self) -> None:
-        """Lets it go on, with a new worker where none has it; also where it had ended for want of something.
+        """Lets it go on, also where it had ended for want of something, with a new worker unless a living one has it.
 
         Raises:
             StoreError: it can't go on: it was cancelled or is done, or is no task, which whoever started it resumes.
@@ -106,8 +106,7 @@ class Job:
             self._store.reopen(self.id)
         else:
             self._wish("run")
-        if not self._store.job(self.id).leased:
-            launch(self._store.url, self.id, self._api_key)
+        launch(self._store.url, self.id, self._api_key)
 
     def cancel(self) -> None:
         """Ends it for good, in the middle of what it is doing."""

@@ -103,7 +103,9 @@ def test_a_worker_that_is_killed_is_replaced(store: Store, model: Gated, spec: J
 
 def test_the_command_line(store: Store, model: Gated, spec: JobSpec) -> None:
     assert "no jobs yet" in cli(store)
-    job = Job.start(store, spec)
+    job = Job(store, store.create(spec.model_dump(mode="json")))
+    store.lease(job.id, "died a moment ago", 1.0)
+    cli(store, "resume", job.id)
     assert model.asked.wait(60)
     assert cli(store, "pause", job.id) == "pausing\n"
     model.may_answer.set()
