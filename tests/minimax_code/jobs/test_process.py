@@ -137,6 +137,16 @@ def test_a_job_that_can_not_be_done_is_paused(store: Store, spec: JobSpec, tmp_p
     assert job.is_complete
 
 
+def test_a_job_that_the_command_line_starts(store: Store, model: Gated, spec: JobSpec, tmp_path: Path) -> None:
+    model.may_answer.set()
+    about = ["--folder", str(tmp_path / "source"), "--check", "grep -qx two notes.txt", "--days", "2"]
+    server = ["--base-url", str(spec.base_url), "--model", model.name]
+    job = Job(store, cli(store, "start", "Add a line to the notes", *about, *server).strip())
+    wait_for(lambda: job.is_complete)
+    assert job.get_results().success
+    assert store.job(job.id).spec["task"]["max_duration_days"] == 2
+
+
 def test_an_address_with_a_password_is_refused() -> None:
     with pytest.raises(InputError, match="^base_url: has a password in it"):
         JobSpec.of(TASK, base_url="http://me:secret@localhost/v1")

@@ -1,0 +1,40 @@
+"""`minimax-code jobs start`: a task in the background."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from minimax_code.cli.jobs import opened
+from minimax_code.cli.options import Wanted, work_options
+
+
+@click.command()
+@click.argument("description")
+@work_options
+@click.option("--days", type=click.FloatRange(0, min_open=True), help="How long it may be worked on.")
+@click.option("--checkpoint-hours", type=click.FloatRange(0, min_open=True), help="How often `follow` tells of one.")
+def start(description: str, days: float | None, checkpoint_hours: float | None, **options: Any) -> None:
+    """Start a task in the background and print its job; it goes on when the terminal is closed.
+
+    \b
+    minimax-code jobs start "Move the tests to pytest" --check pytest --days 2
+
+    Nobody is asked: what would need a question ends with the state "needs_input".
+    """
+    from minimax_code.jobs import Job, JobSpec
+
+    wanted = Wanted(**options)
+    lasting = {"max_duration_days": days, "checkpoint_frequency_hours": checkpoint_hours}
+    spec = JobSpec.of(
+        wanted.task(description).model_copy(update=lasting),
+        folder=str(wanted.folder.resolve()),
+        rules=wanted.all_rules,
+        price=wanted.settings.price,
+        **wanted.address,
+    )
+    if wanted.settings.servers:
+        click.echo("MCP servers of the settings are for tasks in the terminal: this job works without them", err=True)
+    with opened(wanted.store) as store:
+        click.echo(Job.start(store, spec).id)
