@@ -136,7 +136,7 @@ class Compacted(Event):
 
 
 class StuckSeen(Event):
-    """An agent goes in circles, by a rule of `minimax_code.stuck`; it is told so the first time."""
+    """An agent goes in circles, by a rule of `minimax_code.stuck`; it is told so, twice at most."""
 
     agent: str = ""
     rule: str

@@ -16,7 +16,7 @@ from rich.live import Live
 
 from minimax_code.cli.jobs import opened
 from minimax_code.cli.options import Wanted, work_options
-from minimax_code.cli.phrases import phrase
+from minimax_code.cli.phrases import phrase, printable
 from minimax_code.cli.prompt import asker
 from minimax_code.cli.view import Screen, show_diff
 from minimax_code.events import Recorded, dump
@@ -159,7 +159,8 @@ def _print_line(console: Console, recorded: Recorded) -> None:
 def _end(job: str, result: TaskResult, console: Console, *, with_diff: bool) -> None:
     if with_diff and result.diff:
         show_diff(console, result.diff)
-    click.echo(str(result))
+    for line in str(result).splitlines():
+        click.echo(printable(line))
     if result.diff:
         click.echo(f"your files are as they were; `minimax-code apply {job}` changes them")
     sys.exit(0 if result.success else NOT_DONE)

@@ -63,6 +63,11 @@ def line_of(text: str) -> str:
     return f"{line[:_MOST]}…" if len(line) > _MOST else line
 
 
+def printable(line: str) -> str:
+    """A line as it is, but for what a terminal would take for a command."""
+    return "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in line)
+
+
 def _first_line(text: str) -> str:
     return next((line for line in text.splitlines() if line.strip()), "")
 

@@ -14,7 +14,7 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from minimax_code.cli.phrases import phrase
+from minimax_code.cli.phrases import line_of, phrase, printable
 from minimax_code.events import (
     AgentStarted,
     AgentStopped,
@@ -66,7 +66,7 @@ class Screen:
             case PlanChanged(steps=steps):
                 self.steps = steps
             case AgentStarted(model=model):
-                self.agents[name] = Agent(f"begins with {model}")
+                self.agents[name] = Agent(f"begins with {line_of(model)}")
             case ModelAsked():
                 self._set(name, "thinks")
             case ModelReplied(reply=reply):
@@ -74,7 +74,7 @@ class Screen:
             case Compacted(usage=usage) if usage.total_tokens:
                 self._count(name, usage.total_tokens)
             case ToolIntended(call=call):
-                self._set(name, f"calls {call.name}")
+                self._set(name, f"calls {line_of(call.name)}")
             case ToolEnded():
                 self._set(name, "reads what came of it")
             case AgentStopped(reason=reason):
@@ -98,7 +98,7 @@ class Screen:
     def __rich__(self) -> RenderableType:
         parts: list[RenderableType] = []
         if self.steps:
-            plan = "\n".join(f"{_MARKS[step.state]} {step.text}" for step in self.steps)
+            plan = "\n".join(f"{_MARKS[step.state]} {line_of(step.text)}" for step in self.steps)
             parts.append(Panel(Text(plan), title="plan", title_align="left"))
         if self.agents:
             parts.append(Panel(self._agents(), title="agents", title_align="left"))
@@ -106,7 +106,7 @@ class Screen:
             parts.append(Panel(_one_line_each(self.lines), title="log", title_align="left"))
         used = f"{self.calls} calls, {self.tokens:,} tokens"
         parts.append(Text(f"{used} of {self.limits}" if self.limits else used, style="dim"))
-        return Group(Text(self.title.splitlines()[0], style="bold", overflow="ellipsis", no_wrap=True), *parts)
+        return Group(Text(line_of(self.title), style="bold", overflow="ellipsis", no_wrap=True), *parts)
 
     def _agents(self) -> Table:
         table = Table.grid(padding=(0, 2))
@@ -126,15 +126,10 @@ def _one_line_each(lines: deque[Text]) -> Text:
 def show_diff(console: Console, diff: str) -> None:
     """A change in colours where the terminal has some; a long one in part, and the rest is said to be missing."""
     lines = diff.splitlines()
-    shown = "\n".join(_printable(line) for line in lines[:_DIFF_LINES])
+    shown = "\n".join(map(printable, lines[:_DIFF_LINES]))
     if console.is_terminal:
         console.print(Syntax(shown, "diff", background_color="default", word_wrap=True))
     else:
         console.print(shown, markup=False, highlight=False, soft_wrap=True)
     if len(lines) > _DIFF_LINES:
         console.print(f"[{len(lines) - _DIFF_LINES:,} more lines]", markup=False)
-
-
-def _printable(text: str) -> str:
-    """Without what a terminal would take for a command."""
-    return "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
