@@ -282,11 +282,11 @@ def test_nothing_is_left_of_a_copy_that_was_broken_off(source: Path, tmp_path: P
 
 
 def test_a_snapshot_after_an_edit_is_quick(tmp_path: Path) -> None:
-    """The bar is 0.15 s for 5,000 files at rest; here other work may run beside."""
+    """0.15 s is the bar for 5,000 files at rest, which the benchmark measures; here are 500, and other work beside."""
     source = tmp_path / "source"
-    for folder in range(50):
+    for folder in range(10):
         (source / f"d{folder}").mkdir(parents=True)
-        for file in range(100):
+        for file in range(50):
             (source / f"d{folder}" / f"f{file}.py").write_text(f"x = {folder * file}\n")
 
     async def act(workspace: Workspace) -> None:
@@ -297,6 +297,6 @@ def test_a_snapshot_after_an_edit_is_quick(tmp_path: Path) -> None:
             began = time.perf_counter()
             await workspace.snapshot()
             times.append(time.perf_counter() - began)
-        assert min(times) < 0.3
+        assert min(times) < 0.15
 
     within(source, tmp_path, act)
