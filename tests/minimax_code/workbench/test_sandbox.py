@@ -251,15 +251,19 @@ def test_what_cannot_be_run(sandbox: Sandbox, tmp_path: Path) -> None:
 
 
 def test_starting_is_quick(folder: Path) -> None:
-    """The bar is 20 ms at rest; here other work may run beside."""
+    """The benchmark has the bar, 20 ms at rest. Here other work is beside, so a bare process is the measure."""
     sandbox = find_sandbox()
 
-    async def times() -> list[float]:
-        found = []
+    async def times() -> tuple[float, float]:
+        found, bare = [], []
         for _ in range(9):
             began = time.perf_counter()
             await sandbox.run(["true"], folder=folder)
             found.append(time.perf_counter() - began)
-        return found
+            began = time.perf_counter()
+            await (await asyncio.create_subprocess_exec("true")).wait()
+            bare.append(time.perf_counter() - began)
+        return min(found), min(bare)
 
-    assert min(asyncio.run(times())) < 0.06
+    quickest, bare = asyncio.run(times())
+    assert quickest < 0.04 + 12 * bare

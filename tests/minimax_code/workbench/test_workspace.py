@@ -282,7 +282,7 @@ def test_nothing_is_left_of_a_copy_that_was_broken_off(source: Path, tmp_path: P
 
 
 def test_a_snapshot_after_an_edit_is_quick(tmp_path: Path) -> None:
-    """0.15 s is the bar for 5,000 files at rest, which the benchmark measures; here are 500, and other work beside."""
+    """The benchmark has the bar, 0.15 s for 5,000 files at rest. Other work is beside, so git is the measure."""
     source = tmp_path / "source"
     for folder in range(10):
         (source / f"d{folder}").mkdir(parents=True)
@@ -291,12 +291,15 @@ def test_a_snapshot_after_an_edit_is_quick(tmp_path: Path) -> None:
 
     async def act(workspace: Workspace) -> None:
         await workspace.snapshot()
-        times = []
-        for n in range(5):
+        times, bare = [], []
+        for n in range(7):
             (workspace.path / "d1" / "f1.py").write_text(f"y = {n}\n")
             began = time.perf_counter()
             await workspace.snapshot()
             times.append(time.perf_counter() - began)
-        assert min(times) < 0.15
+            began = time.perf_counter()
+            await workspace.git("version")
+            bare.append(time.perf_counter() - began)
+        assert min(times) < 0.1 + 12 * min(bare)
 
     within(source, tmp_path, act)
