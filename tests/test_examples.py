@@ -22,7 +22,7 @@ SAYS = {
     "async_reviews": ("=== src/models.py: ", "ruff:E401", "eval", "quality ", "Task result: "),
     "basics": ("Completion: ", "Chat response: ", "Streaming code generation:"),
     "generate_rest_api": ("tokens, ended by ",),
-    "generate_tests": ("receipts: (); nothing was run",),
+    "generate_tests": ("verdict: ",),
     "progress": ("Progress: 100.0%", "in 24 tokens"),
     "refactor_project": ("2 files, about ", "checked by nobody: ()"),
     "retry_limit_cache": ("asked once, answered twice: True",),

@@ -1,4 +1,4 @@
-"""Writes tests for a function. Whether they pass, only running them tells: there are no receipts."""
+"""Writes tests for a function. The server runs them, leaves out what fails, and says what the rest notices."""
 
 from minimax import MiniMaxM3
 
@@ -22,4 +22,5 @@ tests = MiniMaxM3().generate_tests(
     max_tokens=96,
 )
 print(tests.code or tests.content)
-print(f"receipts: {tests.receipts}; nothing was run")
+print(f"verdict: {tests.verdict}; {len(tests.receipts)} receipts")
+print(*tests.notes, sep="\n")

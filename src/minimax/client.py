@@ -193,7 +193,10 @@ class MiniMaxM3(openai.OpenAI):
         coverage_target: int = 90,
         **sampling: Unpack[Sampling],
     ) -> Code:
-        """Tests for some code, which they import from `module`. `receipts` is empty: nobody has run them."""
+        """Tests for some code, which they import from `module`.
+
+        A server that runs them leaves out what fails, and gives `receipts` and a `verdict`; elsewhere both say nothing.
+        """
         asked = methods.generate_tests(
             self.defaults, code, framework, module, include_edge_cases, include_mocking, coverage_target, sampling
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -108,7 +109,20 @@ def generated(data: Mapping[str, Any]) -> Code:
         usage=Usage.read(data.get("usage") or {}),
         files=tuple(CodeFile.read(file) for file in data.get("files") or ()),
         receipts=_receipts(data),
+        verdict=data.get("verdict") or "unverified",
+        notes=tuple(data.get("notes") or ()),
     )
+
+
+def checked(body: dict[str, Any], otherwise: Flow[Code]) -> Flow[Code]:
+    """A task of `POST /code/generate`, whose answer has receipts; a chat completion where a server has no such path."""
+    try:
+        data = yield Ask(path=GENERATE, body=body)
+    except openai.NotFoundError as error:
+        if error.code == "model_not_found":
+            raise
+        return (yield from otherwise)
+    return generated(_object(data, GENERATE))
 
 
 def review_code(
@@ -172,23 +186,41 @@ def generate_tests(
     coverage_target: int,
     sampling: Sampling,
 ) -> Flow[Code]:
-    """One documented prompt; its files. Nothing is run, so there are no receipts."""
+    """The task "tests" of `POST /code/generate`; elsewhere one documented prompt, whose answer has no receipts."""
+    edges, mocking = prompts.EDGES if include_edge_cases else "", prompts.MOCKING if include_mocking else ""
+    body = {
+        **sampled(defaults, sampling),
+        "task": "tests",
+        "prompt": f"{edges}{mocking}".strip() or prompts.ANY,
+        "framework": framework,
+        "coverage_target": coverage_target,
+        "files": [{"path": f"{module.replace('.', '/')}.py", "content": code}],
+    }
     prompt = prompts.TESTS.format(
         framework=framework,
         coverage=coverage_target,
-        edges=prompts.EDGES if include_edge_cases else "",
-        mocking=prompts.MOCKING if include_mocking else "",
+        edges=edges,
+        mocking=mocking,
         module=module,
         files=prompts.FILES,
         code=code,
     )
-    return with_files((yield from chat(defaults, prompt, sampling)), "test_code")
+    asked = _asked(defaults, prompt, sampling, "test_code")
+    is_run = framework in ("pytest", "unittest") and _is_python(code)
+    return (yield from (checked(body, asked) if is_run else asked))
 
 
 def document_code(
     defaults: Defaults, code: str, style: str, include_examples: bool, explain_logic: bool, sampling: Sampling
 ) -> Flow[Code]:
-    """One documented prompt; the code with its docstrings."""
+    """The task "document" of `POST /code/generate`; elsewhere one documented prompt, whose answer has no receipts."""
+    body = {
+        **sampled(defaults, sampling),
+        "task": "document",
+        "prompt": prompts.EXAMPLES.strip() if include_examples else prompts.ANY,
+        "style": style,
+        "files": [{"path": "code.py", "content": code}],
+    }
     prompt = prompts.DOCUMENT.format(
         style=style,
         examples=prompts.EXAMPLES if include_examples else "",
@@ -196,7 +228,22 @@ def document_code(
         files=prompts.FILES,
         code=code,
     )
-    return with_files((yield from chat(defaults, prompt, sampling)))
+    asked = _asked(defaults, prompt, sampling, "code")
+    is_put_in = _is_python(code) and not explain_logic  # an explanation is no docstring
+    return (yield from (checked(body, asked) if is_put_in else asked))
+
+
+def _is_python(code: str) -> bool:
+    try:
+        ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
+
+
+def _asked(defaults: Defaults, prompt: str, sampling: Sampling, default_name: str) -> Flow[Code]:
+    """The files in the answer to one message."""
+    return with_files((yield from chat(defaults, prompt, sampling)), default_name)
 
 
 def embed(

@@ -30,6 +30,7 @@ DOCUMENT = (
     "{examples}{logic} {files}\n\n```\n{code}\n```"
 )
 EXAMPLES = " Give examples of use."
+ANY = "Nothing else."
 LOGIC = " Explain the logic before the code."
 PART = "This is part {number} of {count} of a longer text. Do the task for this part alone.\n\n{prompt}"
 COMBINE = (

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Self
 
@@ -60,12 +60,15 @@ class CodeFile(_Read):
 class Receipt(_Read):
     """What was run, how it ended, and what that says something about. What has no receipt was not checked.
 
-    `exit_code` is None where the command wasn't run to its end.
+    `exit_code` is None where the command wasn't run to its end. `sandbox` is in which it ran, "" where nothing of the
+    files was run. `cases` are tests or calls of functions: objects with `name`, `outcome` and `message`.
     """
 
     command: str = ""
     exit_code: int | None = None
     checked: str = ""
+    sandbox: str = ""
+    cases: Sequence[Mapping[str, str]] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,10 +118,15 @@ class Code(Text):
     Attributes:
         files: the files of the answer, in its order.
         receipts: what was checked or run; empty means that nothing was, neither by the server nor by this client.
+        verdict: "verified", checks pass that the model hasn't written; "plausible", it runs and passes what it has
+            written itself; "failed"; "unverified", nothing was run.
+        notes: what the server says of it: candidates and their fate, tests that were left out and why.
     """
 
     files: tuple[CodeFile, ...] = ()
     receipts: tuple[Receipt, ...] = ()
+    verdict: str = "unverified"
+    notes: tuple[str, ...] = ()
 
     @property
     def code(self) -> str:

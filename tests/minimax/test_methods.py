@@ -123,9 +123,9 @@ def test_files_of_an_answer_never_leave_the_folder() -> None:
     [
         (lambda c: c.fix_bug(error_log="KeyError: {x}", project_context="src {y}"), ["KeyError: {x}", "src {y}"]),
         (lambda c: c.fix_bug("e", "p", include_explanation=True), ["Explain the cause"]),
-        (lambda c: c.generate_tests(code="def f(): ...", framework="unittest"), ["unittest", "def f(): ...", "90%"]),
-        (lambda c: c.generate_tests("c", include_mocking=True, coverage_target=80), ["test doubles", "80%"]),
-        (lambda c: c.document_code("c", style="numpy", include_examples=True), ["numpy docstring", "examples of use"]),
+        (lambda c: c.generate_tests(code="f(", framework="unittest"), ["unittest", "f(", "90%"]),
+        (lambda c: c.generate_tests("f(", include_mocking=True, coverage_target=80), ["test doubles", "80%"]),
+        (lambda c: c.document_code("f(", style="numpy", include_examples=True), ["numpy docstring", "examples of use"]),
         (lambda c: c.analyze("ctx", "find {bugs}", analysis_depth="quick"), ["find {bugs}", "quick", "ctx"]),
         (lambda c: c.refactor("p", ["repository"], "clean"), ["repository", "clean", "p"]),
     ],
@@ -134,6 +134,31 @@ def test_every_argument_reaches_the_prompt(call: Callable[[Any], Any], words: li
     _, [request] = both([ANSWER], call)
     for word in words:
         assert word in request["messages"][0]["content"]
+
+
+@pytest.mark.parametrize(
+    ("call", "task", "words"),
+    [
+        (
+            lambda c: c.generate_tests("x = 1", module="a.b", coverage_target=80),
+            "tests",
+            ["a/b.py", "pytest", "edge cases"],
+        ),
+        (lambda c: c.document_code("x = 1", style="numpy", include_examples=True), "document", ["numpy", "examples"]),
+    ],
+)
+def test_what_a_server_can_run_has_receipts(call: Callable[[Any], Any], task: str, words: list[str]) -> None:
+    """A server without the path is asked in words, and then nothing was run."""
+    answer = {**GENERATED, "verdict": "verified", "notes": ["1 passed"]}
+    result, [request] = both([answer], call)
+    assert request["task"] == task
+    assert request["files"][0]["content"] == "x = 1"
+    for word in words:
+        assert word in json.dumps(request)
+    assert (result.verdict, result.notes, len(result.receipts)) == ("verified", ("1 passed",), 1)
+    result, [_, asked] = both([404, ANSWER], call)
+    assert "x = 1" in asked["messages"][0]["content"]
+    assert (result.verdict, result.receipts, len(result.files)) == ("unverified", (), 2)
 
 
 def test_review() -> None:

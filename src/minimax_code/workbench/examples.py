@@ -6,6 +6,7 @@ Whoever asks has written them, so they are checks that the model can't have fitt
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 from dataclasses import dataclass
 from itertools import takewhile
@@ -45,15 +46,17 @@ class Example:
 def examples_in(text: str) -> tuple[Example, ...]:
     """The examples of a text, in its order, each call once; at most `MAX_EXAMPLES`.
 
-    Outside of doctests only functions are looked for that the text defines or shows in code.
+    Outside of doctests only functions are looked for that the text defines or shows in code marks; where there are
+    none, any that Python doesn't have.
     """
     found = {example.call: example for example in _doctests(text)}
-    names = {*_DEFINED.findall(text), *re.findall(r"`(\w+)\(", text)}
+    defined = {*_DEFINED.findall(text), *re.findall(r"`(\w+)\(", text)}
     for line in text.splitlines():
         if ">>>" in line:
             continue
         for match in _CALL.finditer(line):
-            example = _in_line(line, match) if match["name"] in names else None
+            is_meant = match["name"] in defined if defined else match["name"] not in dir(builtins)
+            example = _in_line(line, match) if is_meant else None
             if example:
                 found.setdefault(example.call, example)
     return tuple(found.values())[:MAX_EXAMPLES]
@@ -100,7 +103,7 @@ def _literal(text: str) -> str | None:
     ends = {len(text), *(match.start() for match in re.finditer(r"[\s.,;:`#)\]}'\"]", text))}
     ends |= {end + 1 for end in ends if end < len(text)}
     for end in sorted(ends, reverse=True):
-        candidate = text[:end].rstrip().removesuffix(".")  # of the sentence
+        candidate = text[:end].rstrip().removesuffix(".").removesuffix(",")  # of the sentence
         try:
             ast.literal_eval(candidate)
             plain = ast.unparse(ast.parse(candidate, mode="eval"))  # without a comment

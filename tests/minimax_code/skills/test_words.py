@@ -97,7 +97,7 @@ def test_tests_of_which_none_passes_are_not_kept(make_bench: MakeBench) -> None:
 def test_docstrings_are_put_in_and_nothing_else_changes(make_bench: MakeBench) -> None:
     bench = make_bench({"shop.py": SOURCE})
     said = [
-        'Here:\n"""A price after a discount.\n\n    Args:\n        price: of it.\n\n    >>> discount(100, 10)\n    90.0\n'
+        '"""A price after a discount.\n\n    Args:\n        price: of it.\n\n    >>> discount(100, 10)\n    90.0\n'
         '\n    >>> discount(100, 20)\n    90.0\n    """',
         '```python\n"""The sum of prices."""\n```',
     ]

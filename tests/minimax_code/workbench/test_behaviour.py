@@ -25,6 +25,7 @@ from minimax_code.workbench.sandbox import find_sandbox
         ("def f(x): ...\n# f(0.5) -> 0.25  # a comment", [Example("f(0.5)", "0.25")]),
         ("def f(x): ...\nf(')') returns 'closed'", [Example("f(')')", "'closed'")]),
         ("def f(x): ...\nf(x) == 2, f(1) == y, f(1) == 2 + x, g(1) == 2, f(1) ==", []),
+        ("Write add(a, b): add(1, 2) == 3, len('a') == 1", [Example("add(1, 2)", "3")]),
         ("print(f(1))\n>>> x = 1\n>>> x\n1", []),
         (">>> f(1)\n  badly\n>>>no", []),
         ("```python\ndef f(x):\n    '''\n    >>> f(3)\n    6\n    '''\n```", [Example("f(3)", "6")]),
