@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, Literal, Self
 from minimax_code.budget import Price
 from minimax_code.errors import InputError, ModelError, SandboxError
 from minimax_code.jobs import Job
-from minimax_code.jobs.launch import root_of
+from minimax_code.jobs.launch import STORE, root_of
 from minimax_code.jobs.spec import JobSpec
 from minimax_code.jobs.task import do_task
 from minimax_code.jobs.worker import LEASE_S, work_on
@@ -42,7 +43,8 @@ class MiniMaxCode:
         api_key, base_url, model: as of `minimax.MiniMaxM3`: else those of the environment, else a local server.
         mode: "autonomous": nobody is asked. What would need a question ends a task with the state "needs_input".
         folder: what the agents work on copies of; None to begin with nothing. It is never written to.
-        store: where jobs are kept: a file, or a `postgresql://` URL; else the platform's data folder.
+        store: where jobs are kept: a file, or a `postgresql://` URL; else MINIMAX_CODE_STORE, or a file in
+            the platform's data folder.
         rules: permissions, such as "deny bash(curl *)".
         price: what the model costs, for tasks whose budget is money.
         context_tokens: the model's window, for a server that doesn't say.
@@ -72,7 +74,7 @@ class MiniMaxCode:
         self._api_key, self._rules, self._price = api_key, tuple(rules), price
         self._address = {"base_url": base_url, "model": model, "context_tokens": context_tokens}
         self._model = ServerModel(base_url, api_key, model, context_tokens=context_tokens)
-        self._store = Store(store or default_url())
+        self._store = Store(store or os.environ.get(STORE) or default_url())
         self._loop = Loop()
 
     def execute(self, task: Task) -> TaskResult:
