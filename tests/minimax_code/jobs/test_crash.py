@@ -129,7 +129,7 @@ def test_a_worker_that_was_frozen_past_its_lease(store_url: str, tmp_path: Path)
         assert worker.stdout and worker.stderr
         assert worker.stdout.readline() == "in step 0\n"
         worker.send_signal(signal.SIGSTOP)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while store.job(job).leased and time.monotonic() < deadline:
             time.sleep(0.01)
         assert store.job(job).state == "crashed_resumable"
@@ -137,7 +137,7 @@ def test_a_worker_that_was_frozen_past_its_lease(store_url: str, tmp_path: Path)
         before = store.events(job)
         thaw.touch()
         worker.send_signal(signal.SIGCONT)
-        assert worker.wait(20) == 1
+        assert worker.wait(60) == 1
         # Told by the write or by the renewal of the lease, whichever came first.
         assert re.search(rf"LeaseError: {job} was taken by (second: nothing|another worker)", worker.stderr.read())
     assert store.events(job) == before

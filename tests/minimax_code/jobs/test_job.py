@@ -138,7 +138,7 @@ class Told:
 
     def wait_for(self, count: int) -> list[Update]:
         with self._changed:
-            assert self._changed.wait_for(lambda: len(self.updates) >= count, 10), self.updates
+            assert self._changed.wait_for(lambda: len(self.updates) >= count, 60), self.updates
         return self.updates
 
 

@@ -75,7 +75,7 @@ def test_a_pause_lets_every_agent_end_its_step(store: Store) -> None:
 
         await asyncio.gather(slow(), eager())
 
-    asyncio.run(asyncio.wait_for(work_on(store, store.lease(job, "w", 10), agents), 10))
+    asyncio.run(asyncio.wait_for(work_on(store, store.lease(job, "w", 10), agents), 60))
     assert [type(one.event) for one in store.events(job)][-2:] == [ToolEnded, WorkerStopped]
     assert store.job(job).state == "crashed_resumable", "it can be taken again at once"
     assert store.lease_next("w", 10)
@@ -88,7 +88,7 @@ def test_cancelling_cuts_a_step_short(store: Store, effects: Path) -> None:
         store.wish(job, "cancel")
         await asyncio.sleep(60)
 
-    asyncio.run(asyncio.wait_for(work_on(store, store.lease(job, "w", 0.1), work(effects, 4, during)), 10))
+    asyncio.run(asyncio.wait_for(work_on(store, store.lease(job, "w", 0.1), work(effects, 4, during)), 60))
     assert store.job(job).state == "cancelled"
     assert store.job(job).outcome == "cancelled"
     assert kinds(store, job) == ["WorkerStarted", "ToolIntended", "WorkerStopped"]
