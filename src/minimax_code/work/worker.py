@@ -12,6 +12,7 @@ from minimax_code.events import AgentStopped, Log, Step
 from minimax_code.model import Model
 from minimax_code.permissions import Permissions
 from minimax_code.skills.prompt import prompt_of
+from minimax_code.tools.delegate import Delegate
 from minimax_code.tools.standard import working_tools
 from minimax_code.tools.tool import Tool
 from minimax_code.work.agent import Agent
@@ -49,17 +50,18 @@ async def work(
     """
     locked = [*contract.frozen, *contract.forbidden]
     rules = [f"deny {tool}({path})" for path in locked for tool in ("write", "edit")]
-    return await run_agent(
-        model,
-        bench,
-        instructions=told,
-        system=briefing(bench.workspace.path, role=_role(contract, agent)),
-        log=log,
-        budget=budget,
-        permissions=permissions.also(rules),
-        tools=(*working_tools(), *tools),
-        agent=WORKER,
-    )
+    system, allowed = briefing(bench.workspace.path, role=_role(contract, agent)), permissions.also(rules)
+    own = (*working_tools(), *tools)
+
+    async def start(
+        name: str, told: str, bench: Workbench, budget: Budget, tools: Sequence[Tool] = own
+    ) -> AgentStopped:
+        return await run_agent(
+            model, bench, instructions=told, system=system, log=log, budget=budget, permissions=allowed, tools=tools,
+            agent=name,
+        )  # fmt: skip
+
+    return await start(WORKER, told, bench, budget, (*own, Delegate(start)))
 
 
 def _role(contract: Contract, agent: Agent | None) -> str:

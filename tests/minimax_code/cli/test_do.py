@@ -200,3 +200,12 @@ def test_on_a_terminal_the_user_sees_the_work_and_is_asked(terminal: Terminal) -
     for part in ("plan", "Mend total()", "agents", "worker", "tokens", "log", "return sum(prices)", "passed:"):
         assert part in terminal.shown, part
     assert terminal.process.wait(timeout=20) == 0
+
+
+def test_a_worker_has_another_agent_do_a_part(user: User) -> None:
+    part = call("delegate", task="Mend total() in cart.py")
+    ran = user.asks([PLAN, part, FIX, "I mended it.", DONE, PASS], "exec", TASK, "--check", "python3 check.py")
+    lines = [json.loads(line) for line in ran.stdout.splitlines()]
+    started = [line["data"]["agent"] for line in lines if line["kind"] == "AgentStarted"]
+    assert [name.split("/")[0] for name in started[:2]] == ["worker", "worker"] and "/" in started[1]
+    assert (ran.returncode, lines[-1]["state"]) == (0, "passed"), ran
