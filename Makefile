@@ -2,13 +2,13 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test postgres chromium bubblewrap lint types format bench asan serve clean
+.PHONY: demo test postgres chromium bubblewrap ripgrep node lint types format bench asan serve clean
 
 demo: .venv/serve  ## fetch the default model and ask it about this repository's own source
 	$(BIN)/openm3 ask --context src/openm3/engine/scheduler.py --context src/openm3/engine/pages.py \
 		--max-tokens 120 "What does this program do?"
 
-test: .venv/dev postgres chromium bubblewrap lint types  ## everything that CI runs
+test: .venv/dev postgres chromium bubblewrap ripgrep node lint types  ## everything that CI runs
 	$(BIN)/python -m pytest
 
 postgres:  ## what the tests need beside Python; they start a server of their own
@@ -22,6 +22,14 @@ chromium:  ## the browser in which the console is tested
 bubblewrap:  ## the sandbox in which agents run code
 	@command -v bwrap >/dev/null || \
 		(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends bubblewrap)
+
+ripgrep:  ## what agents search with; without it they search with Python
+	@command -v rg >/dev/null || \
+		(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends ripgrep)
+
+node:  ## runs the tests of a project in JavaScript
+	@command -v node >/dev/null || \
+		(apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends nodejs)
 
 lint: .venv/dev
 	$(BIN)/ruff check

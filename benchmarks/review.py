@@ -8,7 +8,8 @@ drawn from all lines, tested or not. Found: a comment stands within three lines 
 that do, of all comments, those on clean ones too. Recall depends on the packages' own tests, so it is told apart for
 lines that they run.
 
-The gate: the tests of every package pass as they are. The recipes name versions and hashes; pip fetches the sdists.
+The gate: the tests of every package run as they are, and nearly all pass; those that don't count for neither side. The
+recipes name versions and hashes; pip fetches the sdists.
 """
 
 from __future__ import annotations
@@ -84,9 +85,10 @@ def main() -> None:
     options.add_argument("--seeded", type=int, default=8, help="pull requests with a bug, of each package")
     options.add_argument("--clean", type=int, default=4, help="clean ones")
     options.add_argument("--seed", type=int, default=1)
+    options.add_argument("--package", action="append", help="of this name alone")
     asked = options.parse_args()
     rows: list[dict[str, Any]] = []
-    for package in PACKAGES:
+    for package in [one for one in PACKAGES if not asked.package or one.name in asked.package]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name, package.name)
             lay(package, asked.sdists, folder)
@@ -119,9 +121,9 @@ def lay(package: Package, sdists: Path, folder: Path) -> None:
 
 
 def gate(folder: Path) -> None:
-    """The tests pass as they are."""
+    """The tests run as they are, and nearly all pass: one may look for the package where it isn't installed."""
     ran = asyncio.run(run_tests(find_sandbox(), folder, "python", python=sys.executable))
-    if not ran.passed:
+    if ran.problem or len(ran.failures) > len(ran.cases) // 20:
         raise SystemExit(f"{folder.name}: the tests don't pass as they are: {ran.summary}\n{ran.output[-2000:]}")
 
 

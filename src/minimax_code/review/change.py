@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
-
-from unidiff.errors import UnidiffParseError
-from unidiff.patch import Hunk as PatchHunk
-from unidiff.patch import PatchSet
+from typing import TYPE_CHECKING, Literal
 
 from minimax_code.errors import WorkspaceError
+
+if TYPE_CHECKING:
+    from unidiff.patch import Hunk as PatchHunk
 
 Side = Literal["LEFT", "RIGHT"]
 Status = Literal["added", "removed", "renamed", "modified"]
@@ -97,8 +96,13 @@ def read_change(base: str, head: str, diff: str) -> Change:
     """The change that git's diff tells.
 
     Raises:
-        WorkspaceError: it isn't a diff.
+        WorkspaceError: it isn't a diff, or what reads diffs isn't installed.
     """
+    try:
+        from unidiff.errors import UnidiffParseError
+        from unidiff.patch import PatchSet
+    except ImportError as error:
+        raise WorkspaceError("unidiff is not installed; pip install 'openm3[code]' brings it") from error
     try:
         patch = PatchSet(diff)
     except UnidiffParseError as error:

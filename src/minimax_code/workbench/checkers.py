@@ -12,7 +12,7 @@ from minimax_code.workbench.findings import Issue, Severity
 from minimax_code.workbench.receipt import Receipt
 from minimax_code.workbench.running import Limits
 from minimax_code.workbench.sandbox import Sandbox
-from minimax_code.workbench.syntax import first_error, language_of
+from minimax_code.workbench.syntax import first_error, is_installed, language_of
 
 _LIMITS = Limits(seconds=120)
 _LINE = re.compile(
@@ -61,6 +61,9 @@ def syntax_issues(folder: Path, paths: Sequence[str]) -> tuple[list[Issue], Rece
     known = [path for path in paths if language_of(path) not in (None, "python", "cpp")]  # macros aren't C
     if not known:
         return [], None
+    command = ("tree-sitter", "parse", *known)
+    if not is_installed():
+        return [], Receipt(command=command, checked="nothing: tree-sitter is not installed")
     issues = []
     for path in known:
         line = first_error(read_inside(folder, path), language_of(path) or "")
@@ -70,7 +73,7 @@ def syntax_issues(folder: Path, paths: Sequence[str]) -> tuple[list[Issue], Rece
                       suggestion=None, rule="parse:syntax-error")
             )  # fmt: skip
     checked = f"whether {len(known)} files parse; nothing of them was run"
-    return issues, Receipt(command=("tree-sitter", "parse", *known), exit_code=int(bool(issues)), checked=checked)
+    return issues, Receipt(command=command, exit_code=int(bool(issues)), checked=checked)
 
 
 async def check(sandbox: Sandbox, folder: Path, paths: Sequence[str]) -> tuple[list[Issue], list[Receipt]]:

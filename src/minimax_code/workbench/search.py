@@ -44,9 +44,8 @@ class Matches:
 
 
 def program() -> str | None:
-    """Where ripgrep is: beside this Python, or on the path."""
-    beside = Path(sys.prefix, "bin", "rg")
-    return str(beside) if beside.exists() else shutil.which("rg")
+    """Where ripgrep is."""
+    return shutil.which("rg")
 
 
 async def search(

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-from tree_sitter import Node
+from typing import TYPE_CHECKING, Literal
 
 from minimax_code.workbench.syntax import language_of, parse
+
+if TYPE_CHECKING:
+    from tree_sitter import Node
 
 Kind = Literal["function", "class", "type", "module"]
 

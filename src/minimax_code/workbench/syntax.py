@@ -1,13 +1,21 @@
-"""Syntax trees of source files in the languages that tree-sitter's wheels read."""
+"""Syntax trees of source files in the languages that tree-sitter's wheels read.
+
+They come with the extra `code`; a server without it imports this and parses nothing.
+"""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Iterator
 from functools import cache
 from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
-from tree_sitter import Language, Node, Parser, Tree
+from minimax_code.errors import WorkspaceError
+
+if TYPE_CHECKING:
+    from tree_sitter import Language, Node, Tree
 
 _GRAMMARS = {
     "python": ("tree_sitter_python", "language"),
@@ -34,8 +42,21 @@ def language_of(path: str) -> str | None:
 
 
 def parse(source: bytes, language: str) -> Tree:
-    """The tree of a source. What isn't the language is in it as nodes with errors."""
+    """The tree of a source. What isn't the language is in it as nodes with errors.
+
+    Raises:
+        WorkspaceError: tree-sitter isn't installed.
+    """
+    if not is_installed():
+        raise WorkspaceError("tree-sitter is not installed; pip install 'openm3[code]' brings it")
+    from tree_sitter import Parser
+
     return Parser(_grammar(language)).parse(source)
+
+
+def is_installed() -> bool:
+    """Whether anything can be parsed."""
+    return importlib.util.find_spec("tree_sitter") is not None
 
 
 def walk(node: Node, without: frozenset[str] = frozenset()) -> Iterator[Node]:
@@ -50,6 +71,8 @@ def walk(node: Node, without: frozenset[str] = frozenset()) -> Iterator[Node]:
 
 @cache
 def _grammar(language: str) -> Language:
+    from tree_sitter import Language
+
     module, function = _GRAMMARS[language]
     return Language(getattr(importlib.import_module(module), function)())
 

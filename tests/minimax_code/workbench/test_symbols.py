@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 
 from minimax_code.workbench.symbols import symbol_at, symbols_in
@@ -50,6 +53,19 @@ def test_definitions_with_their_lines(path: str) -> None:
 def test_what_is_broken_or_deep_is_read_as_far_as_it_goes() -> None:
     assert [one.name for one in symbols_in("a.py", b"def f(:\n  \xff\ndef g(): ...\n")][-1:] == ["g"]
     assert symbols_in("a.py", b"(" * 50_000) == ()
+
+
+def test_a_server_without_the_extra_starts() -> None:
+    script = """
+import sys
+class Without:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("tree_sitter", "unidiff", "coverage"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Without())
+import minimax_code.workbench.bench, openm3.server.schema.code, openm3.server.routes.code
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
 
 
 def test_the_innermost_definition_around_a_line() -> None:
