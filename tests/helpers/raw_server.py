@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections.abc import Callable, Generator
@@ -20,6 +21,10 @@ def raw_server(answer: Callable[[bytes, socket.socket], None]) -> Generator[str,
                 if not (data := connection.recv(65536)):
                     return
                 head += data
+            length = re.search(rb"(?i)content-length: *(\d+)", head)
+            missing = int(length[1]) - len(head.partition(b"\r\n\r\n")[2]) if length else 0
+            while missing > 0 and (data := connection.recv(65536)):  # what is left unread would reset the connection
+                missing -= len(data)
             if head.startswith(b"GET /v1/models "):
                 connection.sendall(
                     b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: %d\r\n\r\n%s" % (len(listed), listed)
