@@ -270,7 +270,7 @@ def weight_bytes(llm: LLM) -> int:
 
 def step_bytes(llm: LLM, context: int) -> int:
     """What a decode step has to read: weights; keys and values, or the keys that are scanned and the chosen blocks."""
-    model, sparse, runner = llm.model_config, llm.config.sparse, llm.engine.runner
+    model, sparse, runner = llm.model_config, llm.config.blocks, llm.engine.runner
     one = model.num_hidden_layers * model.num_key_value_heads * model.head_dim * 2  # a token's keys, or its values
     chosen = sparse.index_topk_blocks * sparse.index_block_size
     if llm.config.attention == "dense" or context <= chosen:

@@ -128,7 +128,7 @@ def random_ids(count: int, vocab_size: int) -> list[int]:
 def prefill(decoder: Decoder, ids: list[int]) -> tuple[torch.Tensor, KVCache, list[int]]:
     """The logits after the last token; the cache has room for the answer."""
     engine = EngineConfig().for_model(decoder.config)
-    size = engine.sparse.index_block_size
+    size = engine.blocks.index_block_size
     pages = list(range(-(-(len(ids) + DECODED) // size)))
     cache = KVCache.allocate(decoder.config, len(pages), size, decoder.embed_tokens.weight.dtype)
     logits = torch.empty(0)

@@ -85,10 +85,10 @@ def test_the_engine_reads_what_the_branch_brings_or_what_is_asked_for(model: Pat
     llm = LLM(model, EngineConfig(index_branch=str(folder)))
     assert llm.branch is not None
     assert (llm.config.attention, llm.config.sparse.index_block_size, llm.config.topk) == ("sparse", 16, 3)
-    asked = SparseConfig(index_block_size=32, index_topk_blocks=5)
-    llm = LLM(model, EngineConfig(index_branch=str(folder), sparse=asked))
-    assert llm.config.sparse == asked
-    assert llm.model_config.index is not None and llm.model_config.index.sparse == asked
+    for asked in (SparseConfig(index_block_size=32, index_topk_blocks=5), SparseConfig()):  # the default's, too
+        llm = LLM(model, EngineConfig(index_branch=str(folder), sparse=asked))
+        assert llm.config.sparse == asked
+        assert llm.model_config.index is not None and llm.model_config.index.sparse == asked
     plain = LLM(model)
     assert (plain.branch, plain.config.attention) == (None, "dense")
 

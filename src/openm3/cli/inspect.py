@@ -97,7 +97,7 @@ def inspect(
         config,
         shapes,
         context=context or config.max_position_embeddings,
-        page_size=engine.sparse.index_block_size,
+        page_size=engine.blocks.index_block_size,
         dtype=getattr(torch, dtype),
         batch_tokens=engine.max_batch_tokens,
         far=engine.extend == "clamped",

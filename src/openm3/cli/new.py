@@ -46,7 +46,7 @@ def new(path: Path, name: str, seed: int, really: bool) -> None:
     )
     if name in _LARGE and not really:
         engine, context = EngineConfig().for_model(config), config.max_position_embeddings
-        page_size = engine.sparse.index_block_size
+        page_size = engine.blocks.index_block_size
         plan = plan_memory(
             config,
             shapes,

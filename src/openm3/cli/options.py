@@ -34,9 +34,9 @@ class ModelOptions:
 
     model: str
     attention: Literal["auto", "dense", "sparse"]
-    blocks: int
+    blocks: int | None
     attention_mass: float | None
-    block_size: int
+    block_size: int | None
     window: int | None
     extend: ExtendOption
     near: int | None
@@ -65,7 +65,7 @@ class ModelOptions:
         """
         return EngineConfig(
             attention=self.attention,
-            sparse=SparseConfig(index_block_size=self.block_size, index_topk_blocks=self.blocks),
+            sparse=self._sparse(),
             attention_mass=self.attention_mass,
             max_context=self.window,
             extend=self.extend,
@@ -86,6 +86,11 @@ class ModelOptions:
             overflow=self.overflow,
             speculation=self.speculation,
         )
+
+    def _sparse(self) -> SparseConfig | None:
+        asked = {"index_block_size": self.block_size, "index_topk_blocks": self.blocks}
+        given = {name: value for name, value in asked.items() if value is not None}
+        return SparseConfig(**given) if given else None
 
     def kept(self) -> dict[str, Any]:
         """What is kept beside a context that these options read: all but what is this machine's or this run's."""
@@ -184,12 +189,12 @@ _MODEL_OPTIONS = (
     click.option("--attention", type=click.Choice(["auto", "dense", "sparse"]), default="auto", show_default=True,
                  help="Read every block of the context, or the blocks that each query chooses; "
                       "auto: as the model was trained."),
-    click.option("--blocks", type=int, default=16, show_default=True, metavar="N",
+    click.option("--blocks", type=int, show_default="those of the index branch, else 16", metavar="N",
                  help="Blocks that a query reads with --attention sparse."),
     click.option("--attention-mass", type=float, metavar="SHARE",
                  help="With --attention sparse: answers read as few blocks, at most --blocks, as hold this share of "
                       "the attention of the prompt's last token; try 0.95."),
-    click.option("--block-size", type=int, default=128, show_default=True, metavar="TOKENS",
+    click.option("--block-size", type=int, show_default="that of the index branch, else 128", metavar="TOKENS",
                  help="Tokens in a block, which is also a page of the cache."),
     click.option("--index", type=click.Choice(["auto", "int8", "exact"]), default="auto", show_default=True,
                  help="Choose blocks from keys in 8 bits with error bounds: the same blocks, half the reading. "

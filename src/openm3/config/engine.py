@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from openm3.config.model import ModelConfig
@@ -22,8 +22,8 @@ class EngineConfig:
     Attributes:
         attention: "dense" reads every block, "sparse" the chosen ones, "auto" what the model was trained for: the
             layers with an index branch read chosen blocks, all others every block.
-        sparse: the geometry of blocks; its block size is the page size of a dense engine too. A model with an index
-            branch brings its own (see `for_model`).
+        sparse: the geometry of blocks; its block size is the page size of a dense engine too. None: that of the model's
+            index branch, else the published one (`blocks`).
         attention_mass: each answer reads its own number of blocks, the smallest whose best blocks hold this share of
             the softmax mass of the prompt's last token, on the mean over layers and groups; prompts are read with
             `sparse.index_topk_blocks`, which is also the most. None: answers read that many. For sparse attention; not
@@ -76,7 +76,7 @@ class EngineConfig:
     """
 
     attention: Literal["auto", "dense", "sparse"] = "auto"
-    sparse: SparseConfig = field(default_factory=SparseConfig)
+    sparse: SparseConfig | None = None
     attention_mass: float | None = None
     index: Literal["auto", "int8", "exact"] = "auto"
     index_branch: str = "auto"
@@ -162,7 +162,7 @@ class EngineConfig:
         if model.index is not None:
             if attention == "dense":
                 raise InputError("attention", "this model chooses blocks by its index branch; 'dense' is another model")
-            if sparse not in (SparseConfig(), model.index.sparse):
+            if sparse not in (None, model.index.sparse):
                 raise InputError("sparse", f"this model was trained with {model.index.sparse}; leave the blocks to it")
             attention, sparse = "sparse", model.index.sparse
         elif attention == "auto":
@@ -171,6 +171,7 @@ class EngineConfig:
             raise InputError("extend", "'clamped' reads chosen blocks; take attention 'sparse', or extend 'yarn'")
         if self.attention_mass is not None and extend == "clamped":
             raise InputError("attention_mass", "is not for extend 'clamped', which reads all near blocks; leave it out")
+        sparse = sparse or self.blocks
         near_window = self._near_window(model, sparse) if extend == "clamped" else None
         if self.near_window is not None and near_window is None:
             raise InputError("near_window", f"is for extend 'clamped', and here it is {extend!r}")
@@ -194,9 +195,14 @@ class EngineConfig:
         return near_blocks * block
 
     @property
+    def blocks(self) -> SparseConfig:
+        """`sparse`, or the published sizes where nothing was asked for and no model has decided yet."""
+        return self.sparse or SparseConfig()
+
+    @property
     def topk(self) -> int | None:
         """Blocks that a query reads; None where it reads all."""
         if self.attention != "sparse":
             return None
-        near = 0 if self.near_window is None else self.near_window // self.sparse.index_block_size
-        return near + self.sparse.index_topk_blocks
+        near = 0 if self.near_window is None else self.near_window // self.blocks.index_block_size
+        return near + self.blocks.index_topk_blocks

@@ -53,7 +53,7 @@ class Extension:
         """What a resolved configuration asks for (see `EngineConfig.for_model`); None leaves positions as they are."""
         if config.extend == "none" or config.extend == "auto":
             return None
-        block_size = config.sparse.index_block_size
+        block_size = config.blocks.index_block_size
         trained = model.max_position_embeddings
         return cls(
             method=config.extend,

@@ -130,7 +130,7 @@ class ContextManager:
             raise InputError("keep", f"must be more than 0 and less than 1, got {keep}")
         request = Request("compact", context.ids, SamplingParams(), 1, sources=context.sources)
         request.holes.cut(context.dropped)
-        num_held, size = request.num_prompt_left, self.llm.config.sparse.index_block_size
+        num_held, size = request.num_prompt_left, self.llm.config.blocks.index_block_size
         compaction = Compaction(size, num_held, kept=int(num_held * keep) // size, newest=1)
         scores = [self.importance.score(request.holes.place(start) // size) for start in range(0, num_held, size)]
         pages = compaction.choose(num_held, context.head, (0, 0), scores.__getitem__)

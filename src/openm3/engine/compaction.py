@@ -35,8 +35,8 @@ class Compaction:
     @classmethod
     def of(cls, config: EngineConfig, most: int) -> Compaction:
         """For sequences that hold at most this many tokens: the window, or what the cache holds."""
-        size = config.sparse.index_block_size
-        newest = max(config.sparse.index_local_blocks, most // _NEWEST // size, 1)
+        size = config.blocks.index_block_size
+        newest = max(config.blocks.index_local_blocks, most // _NEWEST // size, 1)
         return cls(size, most, int(most * _KEPT) // size, newest)
 
     @property

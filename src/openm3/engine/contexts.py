@@ -35,7 +35,7 @@ def identity_of(llm: LLM) -> dict[str, str]:
     values["index_branch"] = llm.branch.identity if llm.branch else "none"
     values |= {field.name: str(getattr(config, field.name)) for field in fields(config) if field.name not in _FREE}
     if config.attention == "dense":
-        values["sparse"] = f"blocks of {config.sparse.index_block_size}"
+        values["sparse"] = f"blocks of {config.blocks.index_block_size}"
     if config.extend in ("ntk", "yarn"):  # they stretch by the window
         values["max_context"] = str(config.max_context)
     if runner.invariant:

@@ -66,7 +66,7 @@ class Engine:
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self.runner, self.tokenizer, self.config, self._clock = runner, tokenizer, config, clock
-        pool = PagePool(runner.num_pages, config.sparse.index_block_size)
+        pool = PagePool(runner.num_pages, config.blocks.index_block_size)
         self.scheduler = Scheduler(config, pool, invariant=runner.invariant)
         self._answers: dict[str, _Answer] = {}
         self._grammars = Grammars(tokenizer, runner.decoder.config.vocab_size)
@@ -110,7 +110,7 @@ class Engine:
             if self.config.tensor_parallel > 1:
                 raise InputError("evidence", "is for a model in one process; leave it out, or set tensor_parallel to 1")
             sources = prompt.sources or SourceMap(prompt_ids, self.tokenizer.token_bytes)
-            request.observed = Observed(sources, self.config.sparse.index_block_size, self.tokenizer.special_ids)
+            request.observed = Observed(sources, self.config.blocks.index_block_size, self.tokenizer.special_ids)
         self.scheduler.add(request)
         detokenizer = Detokenizer(self.tokenizer, marker_ids(self.tokenizer, prompt.dialect))
         self._answers[request.request_id] = _Answer(request, detokenizer, StopStrings(params.stop))
@@ -205,7 +205,7 @@ class Engine:
     def _choose_topk(self, chunks: Sequence[Chunk], probe: Watch) -> None:
         """Decides how many blocks the tokens of answers read whose prompts end in this step."""
         assert self.config.attention_mass is not None and self.config.topk is not None
-        sparse = self.config.sparse
+        sparse = self.config.blocks
         least = sparse.index_init_blocks + sparse.index_local_blocks
         ending = [chunk.request for chunk in chunks if chunk.ends_prompt]
         for request, held_B in zip(ending, probe.mass_WB().numpy(), strict=True):

@@ -58,7 +58,7 @@ class Runner:
         model, dtype, page_size = (
             checkpoint.config,
             getattr(torch, config.dtype),
-            config.sparse.index_block_size,
+            config.blocks.index_block_size,
         )
         self.device = choose_device(config.device, config.backend)
         self.backend = choose(config.backend, like=torch.empty(0, model.head_dim, dtype=dtype, device=self.device))
@@ -91,7 +91,7 @@ class Runner:
         self.cache = KVCache.allocate(
             part, self.num_pages, page_size, dtype, self.device, **kinds, backend=self.backend, spill=spill
         )
-        sparse = config.sparse if config.attention == "sparse" else None
+        sparse = config.blocks if config.attention == "sparse" else None
         on_cpu = self.device.type == "cpu"
         self.decoder = load_decoder(
             checkpoint,
@@ -130,7 +130,7 @@ class Runner:
         if config.index == "int8" and self.backend not in ("native", "triton"):
             raise InputError("index", f"'int8' needs the native or the triton backend, not {self.backend!r}")
         if config.index == "auto":
-            return "int8" if QuantisedIndex.pays(config.sparse, self.max_context, self.backend) else "exact"
+            return "int8" if QuantisedIndex.pays(config.blocks, self.max_context, self.backend) else "exact"
         return config.index
 
     @torch.inference_mode()

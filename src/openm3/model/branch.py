@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import openm3
-from openm3.config import EngineConfig, SparseConfig
+from openm3.config import EngineConfig
 from openm3.errors import InputError, ModelError
 from openm3.model.aligned import AlignedCheckpoint
 from openm3.model.identity import identity_of
@@ -35,7 +35,7 @@ def open_model(path: Path, config: EngineConfig) -> Checkpoint:
     sidecar = _sidecar_for(checkpoint, option)
     if sidecar is None:
         return checkpoint
-    if config.sparse != SparseConfig():
+    if config.sparse is not None:
         sidecar = replace(sidecar, index=replace(sidecar.index, sparse=config.sparse))
     return AlignedCheckpoint(checkpoint, sidecar)
 

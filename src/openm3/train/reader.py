@@ -27,7 +27,7 @@ class Reader:
 
     def __init__(self, llm: LLM) -> None:
         self.llm, self._held = llm, list[int]()
-        self._chunk, self._page_size = llm.config.prefill_chunk, llm.config.sparse.index_block_size
+        self._chunk, self._page_size = llm.config.prefill_chunk, llm.config.blocks.index_block_size
         self._pages = list(range(llm.engine.runner.num_pages))
 
     @torch.inference_mode()

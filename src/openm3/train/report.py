@@ -146,7 +146,7 @@ class Measurement:
     def _load(self, method: Method) -> LLM:
         config = EngineConfig(
             attention="dense" if method.kind == "dense" else "sparse",
-            sparse=method.sparse or SparseConfig(),
+            sparse=method.sparse,
             index_branch=self.config.index_branch if method.kind == "branch" else "none",
             max_context=self.config.lengths[-1],
             dtype=self.config.dtype,
@@ -155,8 +155,8 @@ class Measurement:
             speculation="off",
         )
         llm = LLM(self._path, config)
-        if method.sparse not in (None, llm.config.sparse):
-            raise InputError("budgets", f"{method} can't be asked of this model, which reads {llm.config.sparse}")
+        if method.sparse not in (None, llm.config.blocks):
+            raise InputError("budgets", f"{method} can't be asked of this model, which reads {llm.config.blocks}")
         return llm
 
     def _windows(self, llm: LLM, corpus: Corpus) -> list[list[int]]:
