@@ -112,11 +112,15 @@ class MiniMaxCode:
     def review_pr(self, repo_url: str, pr_number: int, config: Mapping[str, Any] | None = None) -> Review:
         """Reviews a pull request of GitHub; nothing is posted.
 
+        The model reads it if it can judge, which a short examination says that is made once for each model. Whether
+        it did is in the review's `read_by_model`.
+
         Raises:
             InputError: an argument can't be used.
             WorkspaceError: the repository can't be had.
+            ModelError: the model can't be reached.
         """
-        return self._loop.run(review_pull_request(repo_url, pr_number, config))[0]
+        return self._loop.run(review_pull_request(repo_url, pr_number, config, model=self._model))[0]
 
     def close(self) -> None:
         """Ends the connections, and what is still being worked on; jobs can be resumed."""

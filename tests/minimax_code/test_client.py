@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import time
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from helpers.commits import Commits
+from helpers.forge import serving
 from minimax_code import Agent, MiniMaxCode, Task
 from minimax_code.errors import InputError
 from minimax_code.model import Request, ToolCall
+from minimax_code.skills.calibration_tasks import JUDGEMENTS
 from minimax_code.testing import Line, ModelServer, ScriptedModel
 
 CHECK = "grep -q hello greeting"
@@ -82,3 +86,38 @@ def test_arguments_that_can_t_be_used(tmp_path: Path) -> None:
             code.create_project("x", "y", agents=[])
         with pytest.raises(InputError, match="^pr_number: "):
             code.review_pr("https://github.com/a/b", 0)
+
+
+SHOP = "def half(x):\n    return x / 2\n"
+
+
+@pytest.mark.parametrize("judges", [True, False])
+def test_a_review_asks_the_model_if_it_can_judge(judges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("GITHUB_TOKEN", raising=False)
+    commits = Commits(tmp_path / "repository")
+    base = commits.commit("base", {"shop.py": SHOP})
+    head = commits.commit("head", {"shop.py": SHOP.replace("/ 2", "/ 3")})
+    right = {task.right for task in JUDGEMENTS} if judges else set()
+
+    def say(request: Request) -> str:
+        """Judges the questions of the calibration, and finds the bug; writes no test."""
+        asked = request.messages[-1].content
+        if claim := re.search(r"^A: (.*)$", asked, re.MULTILINE):
+            return "A" if claim[1] in right or "this is a mistake" in claim[1] else "B"
+        return "shop.py:2 high `return x / 3` half of 6 is 3"
+
+    model = ScriptedModel(itertools.repeat(say))
+    with (
+        ModelServer(model) as server,
+        serving(commits, tmp_path / "served", base, head) as forge,
+        MiniMaxCode(base_url=server.base_url, store=str(tmp_path / "jobs.db")) as code,
+    ):
+        found = code.review_pr(forge.url, 7, {"standards": []})
+        assert found.model == "scripted at 127.0.0.1"
+        assert found.read_by_model == (("shop.py",) if judges else ())
+        assert [issue.rule for issue in found.issues] == (["model:said"] if judges else [])
+        assert any("it can't judge" in note for note in found.notes) != judges
+        asked = len(model.requests)
+        assert code.review_pr(forge.url, 7, {"standards": []}).read_by_model == found.read_by_model
+        assert len(model.requests) - asked < (5 if judges else 1)  # the calibration was kept

@@ -44,6 +44,7 @@ def answer(request: Request) -> str | ToolCall:
 def _server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[None, None, None]:
     monkeypatch.setitem(testrun._ENV, "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # type: ignore[index]
     monkeypatch.setenv("MINIMAX_CODE_STORE", str(tmp_path / "jobs.db"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     with ModelServer(ScriptedModel(itertools.repeat(answer))) as server:
         monkeypatch.setenv("MINIMAX_BASE_URL", server.base_url)
         yield

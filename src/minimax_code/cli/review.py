@@ -8,7 +8,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import click
-from platformdirs import user_cache_dir
 
 from minimax_code.remote import ServerModel
 from minimax_code.review import render
@@ -17,8 +16,6 @@ from minimax_code.review.posting import review_pull_request
 from minimax_code.review.repository import Repository
 from minimax_code.review.result import Review
 from minimax_code.review.reviewer import review_range
-from minimax_code.skills.calibration import calibrate
-from minimax_code.skills.effort import Effort
 from minimax_code.workbench.analysers import STANDARDS
 
 
@@ -76,12 +73,9 @@ def review(
 
     async def run() -> Review:
         model = ServerModel(base_url, model=model_name) if base_url or model_name else None
-        effort = Effort(calibration=await calibrate(model, Path(user_cache_dir("minimax-code")))) if model else None
         if not hash_:
-            return await review_range(repo, what, config, model=model, effort=effort, python=python)
-        found, posted = await review_pull_request(
-            url, int(number), config, model=model, effort=effort, python=python, post=post
-        )
+            return await review_range(repo, what, config, model=model, python=python)
+        found, posted = await review_pull_request(url, int(number), config, model=model, python=python, post=post)
         if post:
             click.echo(f"Posted: {posted}\n" if posted else "This head was reviewed before; nothing was posted.\n")
         return found

@@ -27,10 +27,12 @@ class Opinions:
     """Of a model.
 
     Attributes:
+        read: files that the model has read.
         dropped: findings that a test refuted, or that are not about the change.
     """
 
     issues: tuple[ReviewIssue, ...] = ()
+    read: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     receipts: tuple[Receipt, ...] = ()
@@ -70,7 +72,12 @@ async def gather_opinions(
             continue
         issues.append(await _weighed(old, issue, test))
     return Opinions(
-        issues=tuple(issues), dropped=tuple(dropped), notes=found.notes, receipts=tuple(receipts), usage=usage
+        issues=tuple(issues),
+        read=found.read,
+        dropped=tuple(dropped),
+        notes=found.notes,
+        receipts=tuple(receipts),
+        usage=usage,
     )
 
 

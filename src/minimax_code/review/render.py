@@ -88,6 +88,8 @@ def _sections(review: Review) -> Iterator[str]:
     yield f"## Review of {review.base[:12]}..{review.head[:12]}\n"
     counts = f"{_count(len(review.files), 'file')} read, {_count(len(heavy), 'issue')} found"
     yield f"{counts}. Tests: {review.test_summary}."
+    if review.model and review.read_by_model:
+        yield f"Of the files, {review.model} has read {len(review.read_by_model)}."
     yield f"{_coverage(review)}\n"
     for issue in heavy:
         evidence = f"{issue.rule}, {_EVIDENCE[issue.evidence]}"

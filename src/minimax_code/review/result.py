@@ -59,7 +59,8 @@ class Review(Record):
         dropped: what a model said and nothing confirmed.
         notes: what a reader has to know besides.
         usage: what the model was asked and has said.
-        model: its name, or None where none was asked.
+        model: its name, or None where there was none.
+        read_by_model: files that it has read; none where it can't judge, by its calibration.
     """
 
     base: str
@@ -79,6 +80,7 @@ class Review(Record):
     dropped: tuple[str, ...] = ()
     usage: Usage = Usage()
     model: str | None = None
+    read_by_model: tuple[str, ...] = ()
 
     @property
     def enough_covered(self) -> bool:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from platformdirs import user_cache_path
+
 from minimax_code.model import Model
 from minimax_code.review.change import read_change
 from minimax_code.review.config import ReviewConfig, read_config
@@ -16,6 +18,7 @@ from minimax_code.review.issue import ranked
 from minimax_code.review.opinions import Opinions, gather_opinions
 from minimax_code.review.repository import Repository, split_range
 from minimax_code.review.result import Review, comments_of
+from minimax_code.skills.calibration import calibrate
 from minimax_code.skills.effort import Effort
 from minimax_code.workbench.bench import Workbench
 from minimax_code.workbench.coverage import ChangedLines
@@ -37,7 +40,8 @@ async def review_range(
     Args:
         config: as `ReviewConfig` has it.
         model: what reads the change beside analysers and tests; None: nothing does.
-        effort: what it may be asked, and how it is best asked.
+        effort: what it may be asked, and how it is best asked; by default as its calibration says, which is made where
+            the user's cache has none of a model of this name.
         python: the interpreter that has what the project needs; by default the repository's `.venv`, or this one.
 
     Raises:
@@ -71,11 +75,11 @@ async def review_commits(
     base = await repository.merge_base(await repository.commit(base), head)
     sandbox = sandbox or find_sandbox(readable=_environment_of(python))
     python = python or sys.executable
+    asked = effort or (await _calibrated(model) if model else Effort())
     async with repository.checkout(base) as before, repository.checkout(head) as after:
         old, new = Workbench(before, sandbox, python=python), Workbench(after, sandbox, python=python)
         change = read_change(before.base, after.base, await after.diff(before.base, after.base))
         facts = await gather(old, new, change, config)
-        asked = effort or Effort()
         opinions = await gather_opinions(model, old, new, change, facts, asked) if model else Opinions()
         issues = ranked([*facts.issues, *opinions.issues])
         fixer = Fixer(new, change, config, facts, model, asked)
@@ -99,7 +103,12 @@ async def review_commits(
             dropped=opinions.dropped,
             usage=opinions.usage + fixer.usage,
             model=model.name if model else None,
+            read_by_model=opinions.read,
         )
+
+
+async def _calibrated(model: Model) -> Effort:
+    return Effort(calibration=await calibrate(model, user_cache_path("minimax-code")))
 
 
 def python_of(folder: Path) -> str | None:

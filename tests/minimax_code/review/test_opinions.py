@@ -56,7 +56,8 @@ def test_a_bug_that_no_test_knows_is_shown_by_one(tmp_path: Path) -> None:
     assert (issue.line, issue.rule, issue.evidence, issue.severity) == (2, "model:reproduced", "test", "high")
     assert "assert half(6) == 3" in issue.details
     assert [comment.line for comment in found.comments] == [2]
-    assert (found.model, found.usage.total_tokens > 0) == ("scripted", True)
+    assert (found.model, found.read_by_model, found.usage.total_tokens > 0) == ("scripted", ("shop.py",), True)
+    assert "Of the files, scripted has read 1." in render.markdown(found)
 
 
 def test_what_a_test_refutes_is_dropped_and_told(tmp_path: Path) -> None:
@@ -90,8 +91,9 @@ def test_a_model_that_cant_judge_is_not_asked(tmp_path: Path) -> None:
     commits.commit("base", {"shop.py": SHOP})
     commits.commit("head", {"shop.py": BUG})
     model = ScriptedModel([])
-    found = asyncio.run(review_range(tmp_path, "base..head", {"standards": []}, model=model))
+    found = asyncio.run(review_range(tmp_path, "base..head", {"standards": []}, model=model, effort=Effort()))
     assert model.requests == []
+    assert (found.model, found.read_by_model) == ("scripted", ())
     assert any("it can't judge" in note for note in found.notes)
 
 
