@@ -22,7 +22,12 @@ from minimax_code.workbench.analysers import STANDARDS
 @click.command()
 @click.argument("what", metavar="BASE..HEAD|URL#NUMBER")
 @click.option("--repo", type=click.Path(path_type=Path), default=".", help="The repository that BASE and HEAD are in.")
-@click.option("--standard", "standards", multiple=True, help=f"Of {', '.join(STANDARDS)}, or a file with your own.")
+@click.option(
+    "--standard",
+    "standards",
+    multiple=True,
+    help=f"Of {', '.join(STANDARDS)}, or a .md, .txt or .rst of the base that a model reads.",
+)
 @click.option("--min-coverage", type=float, help="Percent of the changed lines that tests have to run.")
 @click.option("--max-comments", type=int, help="How many comments stand on lines at most.")
 @click.option("--exclude", multiple=True, help="Files that aren't reviewed, as a glob.")

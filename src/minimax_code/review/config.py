@@ -17,7 +17,8 @@ class ReviewConfig(Record):
     """What a review holds code to, and what it may do.
 
     Attributes:
-        standards: of `STANDARDS`, or files of the repository with rules of its own ("CONTRIBUTING.md").
+        standards: of `STANDARDS`, or files of the repository with rules of its own ("CONTRIBUTING.md"), which only a
+            model can read; they are refused where none reviews.
         auto_fix: whether fixes are made, each a commit of its own, where checks improve and none gets worse.
         auto_test: whether tests are written for changed lines that no test runs.
         min_coverage: percent of the changed lines that tests have to run, or None.

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from minimax_code.model import Model, Usage
 from minimax_code.review.change import Change
 from minimax_code.review.facts import Facts
-from minimax_code.review.issue import ReviewIssue
+from minimax_code.review.issue import Evidence, ReviewIssue
 from minimax_code.skills import review as finders
 from minimax_code.skills.checks import lay
 from minimax_code.skills.effort import Effort
@@ -15,6 +16,7 @@ from minimax_code.skills.reproduce import reproduce
 from minimax_code.skills.solution import Solution
 from minimax_code.skills.sources import files_of
 from minimax_code.workbench.bench import Workbench
+from minimax_code.workbench.files import CodeFile
 from minimax_code.workbench.findings import Findings, Issue
 from minimax_code.workbench.receipt import Receipt
 from minimax_code.workbench.testrun import is_test
@@ -40,11 +42,20 @@ class Opinions:
 
 
 async def gather_opinions(
-    model: Model, old: Workbench, new: Workbench, change: Change, facts: Facts, effort: Effort
+    model: Model,
+    old: Workbench,
+    new: Workbench,
+    change: Change,
+    facts: Facts,
+    effort: Effort,
+    standards: Sequence[CodeFile] = (),
 ) -> Opinions:
-    """Has the changed files read, and a test written for each finding that is near a changed line.
+    """Has the changed files read, and a test written for each mistake that is near a changed line.
+
+    What breaks one of the project's standards isn't tried: it may well do what it should.
 
     Raises:
+        InputError: the standards are too long for the model.
         ModelError: there is no answer.
         SandboxError: the sandbox can't be started.
     """
@@ -53,16 +64,18 @@ async def gather_opinions(
         Issue(severity=one.severity, file=one.file, line=one.line, message=one.message, suggestion=None, rule=one.rule)
         for one in facts.issues
     )
-    found = await finders.review(
-        model, files_of(new, paths), Findings(issues=known, receipts=(), num_lines=0), effort=effort
-    )
-    said = [issue for issue in found.findings.issues if issue.rule == "model"]
+    findings = Findings(issues=known, receipts=(), num_lines=0)
+    found = await finders.review(model, files_of(new, paths), findings, standards=standards, effort=effort)
+    said = [issue for issue in found.findings.issues if issue not in known]
     about = [issue for issue in said if _is_near(change, issue)]
     dropped = [f"{_told(issue)} (not about this change)" for issue in said if issue not in about]
     issues: list[ReviewIssue] = []
     receipts: list[Receipt] = []
     usage = found.usage
     for issue in about:
+        if issue.rule.startswith(finders.STANDARD):
+            issues.append(_as_said(issue, issue.rule))
+            continue
         async with new.copy() as copy:
             test = await reproduce(model, copy, _told(issue), paths=[issue.file], effort=effort)
         usage += test.usage
@@ -88,14 +101,19 @@ async def _weighed(old: Workbench, issue: Issue, test: Solution) -> ReviewIssue:
         async with old.copy() as copy:
             lay(copy, test.files)
             shown = (await copy.run_tests([file.path for file in test.files])).passed
+    details = "\n".join(file.content for file in test.files)[:1500]
+    return _as_said(issue, "model:reproduced" if shown else "model:said", "test" if shown else "model", details)
+
+
+def _as_said(issue: Issue, rule: str, evidence: Evidence = "model", details: str = "") -> ReviewIssue:
     return ReviewIssue(
         severity=issue.severity,
         file=issue.file,
         line=issue.line,
         message=issue.message,
-        rule="model:reproduced" if shown else "model:said",
-        evidence="test" if shown else "model",
-        details="\n".join(file.content for file in test.files)[:1500],
+        rule=rule,
+        evidence=evidence,
+        details=details,
     )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from platformdirs import user_cache_path
 
+from minimax_code.errors import InputError, WorkspaceError
 from minimax_code.model import Model
 from minimax_code.review.change import read_change
 from minimax_code.review.config import ReviewConfig, read_config
@@ -22,6 +23,7 @@ from minimax_code.skills.calibration import calibrate
 from minimax_code.skills.effort import Effort
 from minimax_code.workbench.bench import Workbench
 from minimax_code.workbench.coverage import ChangedLines
+from minimax_code.workbench.files import CodeFile, read_inside
 from minimax_code.workbench.sandbox import Sandbox, find_sandbox
 
 
@@ -76,11 +78,16 @@ async def review_commits(
     sandbox = sandbox or find_sandbox(readable=_environment_of(python))
     python = python or sys.executable
     asked = effort or (await _calibrated(model) if model else Effort())
+    if config.documents:
+        _check_reader(config.documents, model, asked)
     async with repository.checkout(base) as before, repository.checkout(head) as after:
         old, new = Workbench(before, sandbox, python=python), Workbench(after, sandbox, python=python)
         change = read_change(before.base, after.base, await after.diff(before.base, after.base))
+        standards = [_document(name, old) for name in config.documents]
         facts = await gather(old, new, change, config)
-        opinions = await gather_opinions(model, old, new, change, facts, asked) if model else Opinions()
+        opinions = Opinions()
+        if model:
+            opinions = await gather_opinions(model, old, new, change, facts, asked, standards)
         issues = ranked([*facts.issues, *opinions.issues])
         fixer = Fixer(new, change, config, facts, model, asked)
         fixes = await fixer.fix(issues) if config.auto_fix else ()
@@ -109,6 +116,26 @@ async def review_commits(
 
 async def _calibrated(model: Model) -> Effort:
     return Effort(calibration=await calibrate(model, user_cache_path("minimax-code")))
+
+
+def _check_reader(documents: Sequence[str], model: Model | None, effort: Effort) -> None:
+    """That somebody reads these standards: analysers don't."""
+    if model and effort.known.judges:
+        return
+    why = f"{model.name} can't judge, by its calibration" if model else "there is none"
+    raise InputError(
+        "config.standards",
+        f"{', '.join(documents)} would be read by nobody: that takes a model, and {why}; leave it out",
+    )
+
+
+def _document(name: str, base: Workbench) -> CodeFile:
+    """A standard as the base has it: a change doesn't write the rules that it is held to."""
+    try:
+        content = read_inside(base.workspace.path, name)
+    except WorkspaceError as error:
+        raise InputError("config.standards", f"{name} is no file that the base of the change has") from error
+    return CodeFile(name, content.decode(errors="replace"))
 
 
 def python_of(folder: Path) -> str | None:

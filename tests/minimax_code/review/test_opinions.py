@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from helpers.commits import Commits
+from minimax_code.errors import InputError
 from minimax_code.model import Request
 from minimax_code.review import render
 from minimax_code.review.result import Review
@@ -113,3 +114,50 @@ def test_tests_of_a_model_are_kept_if_they_run_what_none_ran(tmp_path: Path) -> 
     [patch] = found.auto_tests
     assert patch.title == "shop.py: tests of 1 changed lines"
     assert "assert half(6) == 3" in patch.patch
+
+
+RULES = "# Rules\n\nMoney is\nnever a `float`: use Decimal.\n\nA function says what it returns.\n"
+BREAKS = 'shop.py:2 medium `return x / 3` RULES.md "Money is never a `float`" a half of a price is one'
+
+
+def held(folder: Path, script: Sequence[Any], *, judges: bool = True) -> tuple[Review, ScriptedModel]:
+    """The review of a change that changes the rules, too, by the rules that there were."""
+    commits = Commits(folder)
+    commits.commit("base", {"shop.py": SHOP, "RULES.md": RULES})
+    commits.commit("head", {"shop.py": BUG, "RULES.md": "Nothing is forbidden.\n"})
+    model, effort = ScriptedModel(script), Effort(calibration=Calibration(model="scripted", judges=judges))
+    config = {"standards": ["RULES.md"]}
+    return asyncio.run(review_range(folder, "base..head", config, model=model, effort=effort)), model
+
+
+def breaks(request: Request) -> str:
+    """The letter of the claim that the rule is broken, for a request that shows the whole rule."""
+    asked = request.messages[-1].content
+    return "A" if "A: this breaks the rule" in asked and "use Decimal." in asked else "B"
+
+
+def test_a_rule_of_the_project_is_quoted_by_what_breaks_it(tmp_path: Path) -> None:
+    unknown = 'shop.py:6 low `return 2 * x` RULES.md "Nothing is forbidden at all" so they say'
+    found, model = held(tmp_path, [f"{BREAKS}\n{unknown}", breaks, breaks])
+    [issue] = found.issues
+    assert (issue.line, issue.rule, issue.evidence) == (2, "standard:RULES.md", "model")
+    assert issue.message == 'a half of a price is one (RULES.md: "Money is never a `float`")'
+    assert [issue.message in comment.body for comment in found.comments] == [True]
+    assert "A function says what it returns." in model.requests[0].messages[-1].content
+    assert any("1 findings of the model were left out: they don't quote" in note for note in found.notes)
+
+
+def test_who_doesnt_stand_by_a_broken_rule_isnt_heard(tmp_path: Path) -> None:
+    found, _ = held(tmp_path, [BREAKS, "A", "A"])  # the order decides
+    assert (found.issues, found.passed) == ((), True)
+
+
+def test_rules_that_nobody_would_read_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"config.standards: RULES.md would be read by nobody: .* scripted can't judge"
+    ):
+        held(tmp_path / "a", [], judges=False)
+    with pytest.raises(InputError, match=r"config.standards: RULES.md would be read by nobody: .* there is none"):
+        asyncio.run(review_range(tmp_path / "a", "base..head", {"standards": ["RULES.md"]}))
+    with pytest.raises(InputError, match="config.standards: NO.md is no file that the base"):
+        review(tmp_path / "b", BUG, [], {"standards": ["NO.md"]})
