@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from minimax_code.review.blame import Regression, find_causes
 from minimax_code.review.change import Change
 from minimax_code.review.config import ReviewConfig
-from minimax_code.review.issue import ReviewIssue
+from minimax_code.review.issue import Replacement, ReviewIssue
 from minimax_code.workbench.bench import Workbench
 from minimax_code.workbench.coverage import ChangedLines, of_changed
 from minimax_code.workbench.files import path_problem, read_inside
@@ -152,6 +152,7 @@ def _not_known(
             ReviewIssue(
                 severity=issue.severity, file=issue.file, line=issue.line, message=issue.message,
                 suggestion=issue.suggestion, rule=issue.rule, evidence="tool", text=texts[issue],
+                replacement=_replacement(head, issue),
             )
         )  # fmt: skip
     return new
@@ -247,6 +248,22 @@ def _kind(issue: Issue, path: str) -> _Kind:
 def _line(bench: Workbench, path: str, line: int) -> str:
     lines = read_inside(bench.workspace.path, path).decode(errors="replace").splitlines()
     return lines[line - 1].strip() if 0 < line <= len(lines) else ""
+
+
+def _replacement(bench: Workbench, issue: Issue) -> Replacement | None:
+    """The lines from the issue's on as its fix leaves them; None where the fix begins on another."""
+    edit = issue.edit
+    text = read_inside(bench.workspace.path, issue.file).decode(errors="replace")
+    if edit is None or edit.row != issue.line or any(odd in text for odd in "\r\ufeff\ufffd"):
+        return None
+    lines = text.split("\n")
+    begun = lines[edit.row - 1][: edit.column - 1] + edit.content
+    if edit.end_row == edit.row or edit.end_column > 1:
+        whole = begun + lines[edit.end_row - 1][edit.end_column - 1 :]
+        return Replacement(last_line=edit.end_row, lines=tuple(whole.split("\n")))
+    if begun and not begun.endswith("\n"):  # it draws the next line up
+        return None
+    return Replacement(last_line=edit.end_row - 1, lines=tuple(begun.split("\n")[:-1]))
 
 
 def _is_file(bench: Workbench, path: str) -> bool:

@@ -17,6 +17,13 @@ _ORDER = {"test": 0, "tool": 1, "model": 2}
 _WEIGHT: dict[Severity, int] = {"high": 0, "medium": 1, "low": 2}
 
 
+class Replacement(Record):
+    """What stands in place of an issue's line, and those after it up to `last_line`, once it is mended."""
+
+    last_line: int
+    lines: tuple[str, ...]
+
+
 class ReviewIssue(Record):
     """Something that the change makes worse.
 
@@ -26,6 +33,7 @@ class ReviewIssue(Record):
         rule: who says so and by which rule, as "ruff:F401", "test:regression", "model:correctness".
         details: what the evidence says, such as the end of a failing test's report.
         text: the line itself, which stays when its number changes.
+        replacement: the analyser's fix, where it begins on this line.
     """
 
     severity: Severity
@@ -37,6 +45,7 @@ class ReviewIssue(Record):
     evidence: Evidence
     details: str = ""
     text: str = ""
+    replacement: Replacement | None = None
 
     @property
     def fingerprint(self) -> str:

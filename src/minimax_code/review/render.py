@@ -9,7 +9,7 @@ from urllib.parse import quote
 from xml.etree import ElementTree
 
 from minimax_code.review.issue import ReviewIssue
-from minimax_code.review.result import Review
+from minimax_code.review.result import Comment, Review
 from minimax_code.workbench.findings import Severity
 
 _MARK = "<!-- minimax-code review of {head} -->"
@@ -34,11 +34,13 @@ def github(review: Review) -> dict[str, Any]:
         "commit_id": review.head,
         "event": "COMMENT",
         "body": f"{markdown(review)}\n{mark_of(review.head)}",
-        "comments": [
-            {"path": comment.path, "line": comment.line, "side": comment.side, "body": comment.body}
-            for comment in review.comments
-        ],
+        "comments": [_github_comment(comment) for comment in review.comments],
     }
+
+
+def _github_comment(comment: Comment) -> dict[str, Any]:
+    told = {"path": comment.path, "line": comment.line, "side": comment.side, "body": comment.body}
+    return told | ({"start_line": comment.start_line, "start_side": comment.side} if comment.start_line else {})
 
 
 def sarif(review: Review, version: str) -> str:

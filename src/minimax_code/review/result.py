@@ -8,20 +8,23 @@ from typing import Literal
 
 from minimax_code.model import Usage
 from minimax_code.record import Record
-from minimax_code.review.change import Change
+from minimax_code.review.change import Change, Hunk
 from minimax_code.review.config import ReviewConfig
 from minimax_code.review.issue import ReviewIssue
 from minimax_code.workbench.receipt import Receipt
 
 
 class Comment(Record):
-    """What stands on a line of the head's diff.
+    """What stands on lines of the head's diff.
 
     Attributes:
+        line: the last of them.
+        start_line: the first, where they are several.
     """
 
     path: str
     line: int
+    start_line: int | None = None
     side: Literal["LEFT", "RIGHT"] = "RIGHT"
     body: str
     fingerprint: str
@@ -104,7 +107,8 @@ def comments_of(issues: Iterable[ReviewIssue], change: Change, config: ReviewCon
     unproven = 0
     for issue in issues:
         place = (issue.file, issue.line)
-        if issue.severity == "low" or place in chosen or change.hunk_at(*place) is None:
+        hunk = change.hunk_at(*place)
+        if issue.severity == "low" or place in chosen or hunk is None:
             continue
         if issue.evidence == "model":
             unproven += 1
@@ -112,13 +116,19 @@ def comments_of(issues: Iterable[ReviewIssue], change: Change, config: ReviewCon
                 continue
         if len(chosen) == config.max_comments:
             break
-        chosen[place] = Comment(
-            path=issue.file,
-            line=issue.line,
-            body=comment_text(issue),
-            fingerprint=issue.fingerprint,
-        )
+        chosen[place] = _comment(issue, hunk)
     return tuple(chosen.values())
+
+
+def _comment(issue: ReviewIssue, hunk: Hunk) -> Comment:
+    """A comment, with the analyser's fix to be taken by a click where the hunk shows all lines that it replaces."""
+    body, last = comment_text(issue), issue.line
+    mended = issue.replacement
+    if mended and hunk.shown.issuperset(range(issue.line, mended.last_line + 1)):
+        last = mended.last_line
+        body += "\n\n" + _fenced("".join(f"{line}\n" for line in mended.lines), "suggestion")
+    start = issue.line if last > issue.line else None
+    return Comment(path=issue.file, line=last, start_line=start, body=body, fingerprint=issue.fingerprint)
 
 
 def comment_text(issue: ReviewIssue) -> str:
@@ -127,8 +137,14 @@ def comment_text(issue: ReviewIssue) -> str:
     if issue.suggestion:
         parts.append(issue.suggestion)
     if issue.details:
-        fence = "`" * max([3, *(len(run) + 1 for run in re.findall(r"`{3,}", issue.details))])
-        parts.append(f"<details><summary>{issue.rule}</summary>\n\n{fence}\n{issue.details}\n{fence}\n</details>")
+        block = _fenced(f"{issue.details}\n")
+        parts.append(f"<details><summary>{issue.rule}</summary>\n\n{block}\n</details>")
     else:
         parts.append(f"`{issue.rule}`")
     return "\n\n".join(parts)
+
+
+def _fenced(lines: str, kind: str = "") -> str:
+    """Lines in a block that nothing in them ends."""
+    fence = "`" * max([3, *(len(run) + 1 for run in re.findall(r"`{3,}", lines))])
+    return f"{fence}{kind}\n{lines}{fence}"

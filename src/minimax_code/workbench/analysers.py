@@ -8,11 +8,12 @@ from __future__ import annotations
 import importlib.util
 import json
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
+from typing import Any
 
 from minimax_code.workbench.files import CodeFile
-from minimax_code.workbench.findings import Findings, Issue, Severity, in_order
+from minimax_code.workbench.findings import Edit, Findings, Issue, Severity, in_order
 from minimax_code.workbench.receipt import Receipt
 from minimax_code.workbench.run import Programs, Ran, Runner
 
@@ -185,7 +186,19 @@ def _ruff_issues(output: bytes, folder: Path) -> Iterator[Issue]:
             message=one["message"],
             suggestion=(one.get("fix") or {}).get("message"),
             rule=f"ruff:{code}",
+            edit=_edit(one.get("fix") or {}),
         )
+
+
+def _edit(fix: Mapping[str, Any]) -> Edit | None:
+    """ruff's fix, where it is safe by its own account and all of it is one edit."""
+    if fix.get("applicability") != "safe" or len(fix["edits"]) != 1:
+        return None
+    [edit] = fix["edits"]
+    begin, end = edit["location"], edit["end_location"]
+    return Edit(
+        row=begin["row"], column=begin["column"], end_row=end["row"], end_column=end["column"], content=edit["content"]
+    )
 
 
 def _bandit_issues(output: bytes, folder: Path) -> Iterator[Issue]:

@@ -15,6 +15,17 @@ _FEWEST_LINES = 20  # a short file is judged as one of this length, so that one 
 
 
 @dataclass(frozen=True, kw_only=True)
+class Edit:
+    """What an analyser would write in place of a piece of a file. Rows and columns count from 1; the end's stay."""
+
+    row: int
+    column: int
+    end_row: int
+    end_column: int
+    content: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Issue:
     """Something that is wrong with a line of a file.
 
@@ -22,6 +33,7 @@ class Issue:
         severity: "high": it fails or can be attacked; "medium": likely a mistake; "low": style.
         suggestion: what to do, where the analyser knows.
         rule: the analyser's name and its rule's, as "ruff:F401".
+        edit: mends it, where the analyser is sure of that and it is a single one.
     """
 
     severity: Severity
@@ -30,6 +42,7 @@ class Issue:
     message: str
     suggestion: str | None
     rule: str
+    edit: Edit | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,9 @@ import pytest
 from helpers.commits import Commits
 from minimax_code.errors import InputError, WorkspaceError
 from minimax_code.review import render
-from minimax_code.review.result import Review
+from minimax_code.review.change import read_change
+from minimax_code.review.config import ReviewConfig
+from minimax_code.review.result import Review, comments_of
 from minimax_code.review.reviewer import review_range
 from minimax_code.workbench import testrun
 
@@ -150,6 +152,39 @@ def test_fixes_are_commits_that_were_tried(tmp_path: Path) -> None:
     (commits.folder / "fix.patch").write_text(patch.patch)
     commits.git("apply", "fix.patch")
     assert "import os" not in (commits.folder / "shop.py").read_text()
+
+
+def test_what_ruff_would_write_is_a_suggestion(tmp_path: Path) -> None:
+    more = """
+
+def told(code: int) -> str:
+    if code == 1: return f"a ``` b"
+    from os import (
+        path,
+    )
+    from sys import (argv,
+                     exit)
+    return str(argv)
+"""
+    found = review(tmp_path, {"shop.py": SHOP.replace('"""Prices."""', '"""Prices."""\n\nimport os') + more})
+    posted = {comment["line"]: comment for comment in render.github(found)["comments"]}
+    assert posted[3]["body"].endswith("\n\n```suggestion\n```")
+    assert "start_line" not in posted[3]
+    assert posted[22]["body"].endswith('\n\n````suggestion\n    if code == 1: return "a ``` b"\n````')
+    others = [comment["body"] for line, comment in posted.items() if line not in (3, 22)]  # their fix begins above
+    assert others
+    assert not any("suggestion" in body for body in others)
+
+
+def test_a_suggestion_of_several_lines(tmp_path: Path) -> None:
+    new = "def first(x: list[int]) -> int:\n    return list(sorted(\n        x,\n    ))[0]\n"
+    found = review(tmp_path, {"new.py": new}, {"standards": ["performance"]})
+    heavy = [issue.model_copy(update={"severity": "medium"}) for issue in found.issues if issue.rule == "ruff:C413"]
+    added = "".join(f"+{line}\n" for line in new.splitlines())
+    change = read_change("", "", f"--- /dev/null\n+++ b/new.py\n@@ -0,0 +1,4 @@\n{added}")
+    [comment] = comments_of(heavy, change, ReviewConfig())
+    assert (comment.start_line, comment.line) == (2, 4)
+    assert comment.body.endswith("```suggestion\n    return sorted(\n        x,\n    )[0]\n```")
 
 
 def test_what_other_programs_read(tmp_path: Path) -> None:

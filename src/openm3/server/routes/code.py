@@ -183,7 +183,7 @@ def _checked(kind: str, found: Findings, model: str | None, receipts: Sequence[R
         "id": f"code{kind}-{uuid4().hex}",
         "created": int(time.time()),
         "model": model,
-        "issues": [code.CodeIssue(**vars(issue)) for issue in found.issues[:_MAX_ISSUES]],
+        "issues": [code.CodeIssue.model_validate(issue, from_attributes=True) for issue in found.issues[:_MAX_ISSUES]],
         "num_issues": len(found.issues),
         "quality_score": found.quality_score,
         "receipts": [code.CodeReceipt.of(receipt) for receipt in receipts],
