@@ -7,7 +7,7 @@ An event that this version doesn't know, of a newer one, is read as `Unknown` an
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
@@ -189,6 +189,25 @@ class TaskEnded(Event):
     """What came of the task; nothing follows."""
 
     result: dict[str, Any]
+
+
+class SubtaskBegan(Event):
+    """An agent of a cluster begins with a sub-task. Without the `SubtaskEnded` of the attempt it was interrupted."""
+
+    subtask: str
+    agent: str
+    attempt: int
+
+
+class SubtaskEnded(Event):
+    """An attempt has come to an end; `cause` says why it failed."""
+
+    subtask: str
+    agent: str
+    attempt: int
+    success: bool
+    result: Mapping[str, Any] = {}
+    cause: str = ""
 
 
 class WorkerStarted(Event):

@@ -12,6 +12,7 @@ from minimax_code.cli.doctor import doctor
 from minimax_code.cli.jobs import jobs
 from minimax_code.cli.review import review
 from minimax_code.cli.start import start
+from minimax_code.cli.worker import worker
 from minimax_code.errors import CodeError
 
 FAILED, INTERRUPTED = 1, 130
@@ -42,7 +43,7 @@ def minimax_code() -> None:
     """
 
 
-for command in (do, execute, apply, jobs, review, doctor):
+for command in (do, execute, apply, jobs, review, doctor, worker):
     minimax_code.add_command(command)
 jobs.add_command(start)
 

@@ -15,6 +15,7 @@ class JobRow:
     """A job as it was when it was read.
 
     Attributes:
+        queue: which workers it is for.
         spec: what is to be done, as it was given.
         wish: what its user wants of it.
         outcome: how it ended, or None.
@@ -27,6 +28,7 @@ class JobRow:
     """
 
     id: str
+    queue: str
     created_at: datetime
     spec: Mapping[str, Any]
     wish: Wish

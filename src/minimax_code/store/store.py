@@ -21,6 +21,9 @@ from minimax_code.store.log import StoredLog
 from minimax_code.store.row import JobRow, Wish
 from minimax_code.store.tables import jobs
 
+TASKS = "tasks"
+"""The queue of jobs that are tasks."""
+
 _WANTED = (jobs.c.wish == "run") & jobs.c.outcome.is_(None)
 
 
@@ -53,10 +56,24 @@ class Store:
         """The URL without its password."""
         return self._database.shown
 
-    def create(self, spec: Mapping[str, Any]) -> str:
-        """Writes down what is to be done, for a worker to take; returns the job's id."""
-        job = f"job-{secrets.token_hex(5)}"
-        row = {"id": job, "created_at": self._now(), "spec": json.dumps(spec), "wish": "run", "token": 0}
+    def create(self, spec: Mapping[str, Any], *, queue: str = TASKS, job: str | None = None) -> str:
+        """Writes down what is to be done, for a worker to take; returns the job's id.
+
+        Args:
+            queue: which workers it is for.
+            job: its id, where the caller has one. A job that has it already stays as it is.
+        """
+        if job is not None and self._has(job):
+            return job
+        job = job or f"job-{secrets.token_hex(5)}"
+        row = {
+            "id": job,
+            "queue": queue,
+            "created_at": self._now(),
+            "spec": json.dumps(spec),
+            "wish": "run",
+            "token": 0,
+        }
         row |= {"lease_until": 0.0, "seq": 0, "hash": START, "worked_s": 0.0, "told": 0}
         with self._database.write() as connection:
             connection.execute(jobs.insert().values(row))
@@ -74,10 +91,11 @@ class Store:
             raise InputError("job", f"there is no {job} in {self.shown}; `minimax-code jobs` lists those that are")
         return self._row(row)
 
-    def jobs(self) -> list[JobRow]:
-        """All jobs, the newest first."""
+    def jobs(self, queue: str = TASKS) -> list[JobRow]:
+        """All jobs of a queue, the newest first."""
+        query = jobs.select().where(jobs.c.queue == queue).order_by(jobs.c.created_at.desc())
         with self._database.read() as connection:
-            return [self._row(row) for row in connection.execute(jobs.select().order_by(jobs.c.created_at.desc()))]
+            return [self._row(row) for row in connection.execute(query)]
 
     def events(self, job: str, after: int = 0) -> list[Recorded]:
         """The events of a job after the one numbered `after`, without any lease.
@@ -117,9 +135,10 @@ class Store:
             raise LeaseError(f"{job} is held by {row.owner}, which is alive")
         raise StoreError(f"{job} is {row.state}, so nobody can work on it")
 
-    def lease_next(self, owner: str, seconds: float) -> Lease | None:
-        """Takes the oldest job that waits, or whose worker is gone; None where there is none."""
-        oldest = sa.select(jobs.c.id).where(self._is_free, _WANTED).order_by(jobs.c.created_at).limit(1)
+    def lease_next(self, owner: str, seconds: float, *, queue: str = TASKS) -> Lease | None:
+        """Takes the oldest job of a queue that waits, or whose worker is gone; None where there is none."""
+        mine = jobs.c.queue == queue
+        oldest = sa.select(jobs.c.id).where(mine, self._is_free, _WANTED).order_by(jobs.c.created_at).limit(1)
         # PostgreSQL gives different jobs to workers that ask at once; SQLite lets one at a time ask.
         return self._take(oldest.with_for_update(skip_locked=True), owner, seconds)
 
@@ -174,6 +193,10 @@ class Store:
     def close(self) -> None:
         """Closes all connections."""
         self._database.close()
+
+    def _has(self, job: str) -> bool:
+        with self._database.read() as connection:
+            return connection.execute(sa.select(jobs.c.id).where(jobs.c.id == job)).scalar() is not None
 
     @property
     def _is_free(self) -> sa.ColumnElement[bool]:

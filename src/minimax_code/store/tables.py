@@ -15,6 +15,7 @@ jobs = sa.Table(
     "jobs",
     metadata,
     sa.Column("id", sa.Text, primary_key=True),
+    sa.Column("queue", sa.Text, nullable=False),  # which workers it is for
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("spec", sa.Text, nullable=False),  # JSON: what is to be done
     sa.Column("wish", sa.Text, nullable=False),  # the user's: run, pause or cancel
