@@ -25,6 +25,7 @@ from minimax_code.store import Store, default_url
 from minimax_code.work.agent import Agent
 from minimax_code.work.progress import Progress
 from minimax_code.work.result import TaskResult
+from minimax_code.work.strategy import STRATEGIES, Wanted
 from minimax_code.work.task import Task
 
 Mode = Literal["autonomous"]
@@ -48,6 +49,8 @@ class MiniMaxCode:
         rules: permissions, such as "deny bash(curl *)".
         price: what the model costs, for tasks whose budget is money.
         context_tokens: the model's window, for a server that doesn't say.
+        strategy: "agent": the model drives a loop of tool calls; "pipeline": our code drives, and a small model fills
+            in; "auto": what a calibration of the model says, made when it is first used and kept.
 
     Raises:
         InputError: an argument can't be used.
@@ -65,13 +68,16 @@ class MiniMaxCode:
         rules: Sequence[str] = (),
         price: Price | None = None,
         context_tokens: int | None = None,
+        strategy: Wanted = "auto",
     ) -> None:
         if mode != "autonomous":
             raise InputError("mode", f"{mode!r} is for the command line, where somebody can be asked")
         if folder is not None and not Path(folder).is_dir():
             raise InputError("folder", f"{folder} is no folder")
+        if strategy not in STRATEGIES:
+            raise InputError("strategy", f"{strategy!r} is none; there are {', '.join(STRATEGIES)}")
         self._folder = None if folder is None else Path(folder).resolve()
-        self._api_key, self._rules, self._price = api_key, tuple(rules), price
+        self._api_key, self._rules, self._price, self._strategy = api_key, tuple(rules), price, strategy
         self._address = {"base_url": base_url, "model": model, "context_tokens": context_tokens}
         self._model = ServerModel(base_url, api_key, model, context_tokens=context_tokens)
         self._store = Store(store or os.environ.get(STORE) or default_url())
@@ -140,7 +146,9 @@ class MiniMaxCode:
         if task.mode != "autonomous":
             raise InputError("mode", f"{task.mode!r} is for the command line, where somebody can be asked")
         where = None if folder is None else str(folder)
-        return JobSpec.of(task, folder=where, rules=self._rules, price=self._price, **self._address)
+        return JobSpec.of(
+            task, folder=where, rules=self._rules, price=self._price, strategy=self._strategy, **self._address
+        )
 
     async def _do(self, task: Task, folder: Path | None) -> tuple[TaskResult, Path]:
         """What comes of a task, and the place where its files are."""
@@ -160,6 +168,7 @@ def _cut_short(progress: Progress, job: str, error: Exception) -> TaskResult:
     checked = progress.checked
     return TaskResult(
         state="crashed_resumable",
+        strategy=progress.strategy,
         tree=checked.tree if checked else progress.base,
         contract=progress.contract,
         receipts=checked.receipts if checked else (),

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal, Protocol
 
 from minimax_code.contract import Contract, Verdict
-from minimax_code.model import Reply, ToolCall, Usage
+from minimax_code.model import Reply, Strategy, ToolCall, Usage
 from minimax_code.record import Record
 from minimax_code.workbench.receipt import Receipt
 
@@ -59,9 +59,10 @@ class ModelAsked(Event):
 
 
 class ModelReplied(Event):
-    """It answered."""
+    """It answered. `request` is the hash of what it read, where nothing else tells which request this answers."""
 
     agent: str = ""
+    request: str = ""
     reply: Reply
     seconds: float = 0.0
 
@@ -164,6 +165,20 @@ class TaskBegan(Event):
 
     task: dict[str, Any]
     base: str
+
+
+class StrategyChosen(Event):
+    """How the task will be worked on; it doesn't change from here on.
+
+    Attributes:
+        reason: "asked": the user wants it so; "known": a calibration of the model says so that was there already;
+            "calibrated": one that was made for this task, and so is part of its cost.
+        calibration: what is known of the model; empty where nothing is.
+    """
+
+    strategy: Strategy
+    reason: Literal["asked", "known", "calibrated"]
+    calibration: Mapping[str, Any] = {}
 
 
 class ContractFrozen(Event):

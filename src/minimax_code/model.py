@@ -7,6 +7,9 @@ from typing import Any, Literal, Protocol
 
 from minimax_code.record import Record
 
+Strategy = Literal["pipeline", "agent"]
+"""How a model is used for a task. agent: it drives a loop of tool calls; pipeline: our code drives, and it fills in."""
+
 
 class ToolCall(Record):
     """A call that a model wants made. `arguments` is the JSON text that it wrote, which may be anything."""

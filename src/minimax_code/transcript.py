@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -183,22 +184,22 @@ def spent(recorded: Sequence[Recorded], price: Price | None = None) -> Amount:
 
     A call whose reply never came counts with what was set aside for it. Seconds are those of models and tools.
     """
-    amount, asked, price = Amount(), dict[str, Amount](), price or Price()
+    amount, asked, price = Amount(), defaultdict[str, list[Amount]](list), price or Price()
     for one in recorded:
         match one.event:
             case ModelAsked(agent=agent, tokens=tokens):
-                amount += asked.pop(agent, Amount())
-                asked[agent] = Amount(tokens=tokens, calls=1)
+                asked[agent].append(Amount(tokens=tokens, calls=1))  # several at once, where skills ask
             case ModelReplied(agent=agent, seconds=seconds) | Compacted(agent=agent, seconds=seconds) as event:
                 usage = event.reply.usage if isinstance(event, ModelReplied) else event.usage
                 amount += Amount(
                     tokens=usage.total_tokens,
-                    calls=1 if asked.pop(agent, None) else 0,  # trimming asks nobody
+                    calls=1 if asked[agent] else 0,  # trimming asks nobody
                     seconds=seconds,
                     money=price.of(usage),
                 )
+                del asked[agent][-1:]
             case ToolEnded(seconds=seconds):
                 amount += Amount(seconds=seconds)
             case _:
                 pass
-    return sum(asked.values(), amount)
+    return sum((lost for each in asked.values() for lost in each), amount)

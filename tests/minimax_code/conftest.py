@@ -1,4 +1,4 @@
-"""Stores of each kind: SQLite's file, and a schema on the PostgreSQL server that all tests share."""
+"""What all of these share: stores of each kind, and a calibration by which scripted models drive themselves."""
 
 from __future__ import annotations
 
@@ -10,9 +10,21 @@ import pytest
 
 from helpers.clock import Clock
 from helpers.postgres import new_schema
+from minimax_code.skills.calibration import Calibration, default_cache, keep_calibration
 from minimax_code.store import Store
 
 _names = itertools.count()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _known_models(tmp_path_factory: pytest.TempPathFactory) -> Generator[None, None, None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        for name in ("scripted", "memoryless"):
+            for known in (name, f"{name} at 127.0.0.1"):
+                strong = Calibration(model=known, call_style="native", strategy="agent", judges=True)
+                keep_calibration(strong, default_cache())
+        yield
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

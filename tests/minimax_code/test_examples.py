@@ -16,6 +16,7 @@ import pytest
 from helpers.commits import Commits
 from helpers.forge import serving
 from minimax_code.model import Request, ToolCall
+from minimax_code.skills.calibration import Calibration, default_cache, keep_calibration
 from minimax_code.testing import ModelServer, ScriptedModel
 from minimax_code.workbench import testrun
 
@@ -45,6 +46,8 @@ def _server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Generator[None, 
     monkeypatch.setitem(testrun._ENV, "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")  # type: ignore[index]
     monkeypatch.setenv("MINIMAX_CODE_STORE", str(tmp_path / "jobs.db"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    drives = Calibration(model="scripted at 127.0.0.1", call_style="native", strategy="agent")
+    keep_calibration(drives, default_cache())
     with ModelServer(ScriptedModel(itertools.repeat(answer))) as server:
         monkeypatch.setenv("MINIMAX_BASE_URL", server.base_url)
         yield

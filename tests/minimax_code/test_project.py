@@ -52,7 +52,8 @@ def make(tmp_path: Path) -> Generator[Make, None, None]:
 
     async def do(task: Task, folder: Path | None) -> tuple[TaskResult, Path]:
         model, place = ScriptedModel(itertools.repeat(answer)), tmp_path / f"place{next(names)}"
-        return await execute(task, model=model, folder=folder, place=place, log=MemoryLog(), rounds=1), place
+        options = {"model": model, "folder": folder, "log": MemoryLog(), "rounds": 1, "strategy": "agent"}
+        return await execute(task, place=place, **options), place  # type: ignore[arg-type]
 
     def project(workflow: Workflow) -> Project:
         given = {"folder": tmp_path / "start", "root": tmp_path / "projects", "do": do, "loop": loop}

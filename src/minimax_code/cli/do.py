@@ -81,7 +81,10 @@ async def _do(
     from minimax_code.tools.mcp import mcp_tools
 
     task, folder = wanted.task(description), str(wanted.folder.resolve())
-    spec = JobSpec.of(task, folder=folder, rules=wanted.all_rules, price=wanted.settings.price, **wanted.address)
+    spec = JobSpec.of(
+        task, folder=folder, rules=wanted.all_rules, price=wanted.settings.price, strategy=wanted.strategy,
+        **wanted.address,
+    )  # fmt: skip
     with opened(wanted.store) as store:
         async with mcp_tools(wanted.settings.servers) as tools:
             job = store.create(spec.model_dump(mode="json"))

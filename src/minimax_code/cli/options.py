@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -27,6 +27,8 @@ _WORK = (
     click.option("--forbid", "forbidden", multiple=True, help="A path or pattern that may not be changed."),
     click.option("--min-coverage", type=click.FloatRange(0, 100), help="Percent of the changed lines."),
     click.option("--rule", "rules", multiple=True, help="A permission, as in 'allow bash(pytest *)'."),
+    click.option("--strategy", type=click.Choice(["auto", "agent", "pipeline"]), default="auto", show_default=True,
+                 help="A loop of tool calls, or a fixed pipeline for small models; auto: what a calibration says."),
 )  # fmt: skip
 _MODEL = (
     click.option("--base-url", envvar="MINIMAX_BASE_URL", help="The model's server.  [default: a local one]"),
@@ -63,6 +65,7 @@ class Wanted:
     forbidden: tuple[str, ...] = ()
     min_coverage: float | None = None
     rules: tuple[str, ...] = ()
+    strategy: Literal["auto", "agent", "pipeline"] = "auto"
     base_url: str | None = None
     model: str | None = None
     context_tokens: int | None = None

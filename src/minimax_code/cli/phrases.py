@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from minimax_code.events import (
     AgentStopped,
     Checked,
@@ -11,6 +14,7 @@ from minimax_code.events import (
     ModelReplied,
     PermissionAnswered,
     PermissionAsked,
+    StrategyChosen,
     StuckSeen,
     TaskEnded,
     Told,
@@ -18,6 +22,7 @@ from minimax_code.events import (
     ToolIntended,
     Verified,
 )
+from minimax_code.model import Usage
 
 _MOST = 200  # characters
 
@@ -43,6 +48,8 @@ def phrase(event: Event) -> str:
             said = f"goes in circles ({rule}) and is told so"
         case AgentStopped(reason=reason, message=message):
             said = f"stops ({reason}): {message}"
+        case StrategyChosen(strategy=strategy, reason=reason, calibration=known):
+            said = f"is worked on by {'an agent' if strategy == 'agent' else 'a pipeline'}: {_why(reason, known)}"
         case ContractFrozen(contract=contract):
             said = f"will be measured by {', '.join(' '.join(check.command) for check in contract.checks) or 'nothing'}"
         case Checked(receipts=receipts):
@@ -66,6 +73,14 @@ def line_of(text: str) -> str:
 def printable(line: str) -> str:
     """A line as it is, but for what a terminal would take for a command."""
     return "".join(c if c.isprintable() or c == "\t" else "\N{REPLACEMENT CHARACTER}" for c in line)
+
+
+def _why(reason: str, known: Mapping[str, Any]) -> str:
+    if reason == "asked":
+        return "as asked for"
+    made = "kept from before" if reason == "known" else "made now"
+    usage = Usage.model_validate(known.get("usage", {}), strict=False)
+    return f"by a calibration {made}, of {known.get('num_questions', 0)} questions and {usage.total_tokens:,} tokens"
 
 
 def _first_line(text: str) -> str:

@@ -32,6 +32,7 @@ def start(description: str, days: float | None, checkpoint_hours: float | None, 
         folder=str(wanted.folder.resolve()),
         rules=wanted.all_rules,
         price=wanted.settings.price,
+        strategy=wanted.strategy,
         **wanted.address,
     )
     if wanted.settings.servers:

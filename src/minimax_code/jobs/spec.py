@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from minimax_code.budget import Price
 from minimax_code.errors import InputError
 from minimax_code.record import Record
+from minimax_code.work.strategy import Wanted
 from minimax_code.work.task import Task
 
 
@@ -19,6 +20,7 @@ class JobSpec(Record):
         folder: the user's, which is copied; None to begin with nothing.
         base_url, model, context_tokens: as of `ServerModel`; the key is given to workers in their environment.
         rules: permissions, as `Permissions` reads them.
+        strategy: as `execute` takes it.
         checkpoint_hours: how often a checkpoint is marked.
     """
 
@@ -28,6 +30,7 @@ class JobSpec(Record):
     model: str | None = None
     context_tokens: int | None = None
     rules: tuple[str, ...] = ()
+    strategy: Wanted = "auto"
     price: Price | None = None
     checkpoint_hours: float | None = None
 

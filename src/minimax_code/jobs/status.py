@@ -14,7 +14,7 @@ from minimax_code.jobs.update import Update, message_of
 from minimax_code.work.progress import Phase, Progress
 
 # Percent that are done when a phase begins; the steps of the plan fill what lies between "work" and "check".
-_PERCENT: dict[Phase, float] = {"begin": 0, "contract": 5, "plan": 10, "work": 15, "check": 80}
+_PERCENT: dict[Phase, float] = {"begin": 0, "strategy": 1, "contract": 5, "plan": 10, "work": 15, "check": 80}
 _PERCENT |= {"verify": 90, "judged": 95}
 
 

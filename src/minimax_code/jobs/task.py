@@ -14,6 +14,7 @@ from minimax_code.jobs.worker import Assignment
 from minimax_code.model import Model
 from minimax_code.permissions import Asker, Permissions
 from minimax_code.remote import ServerModel
+from minimax_code.skills.calibration import default_cache
 from minimax_code.tools.tool import Tool
 from minimax_code.work.execute import execute
 from minimax_code.work.task import Task
@@ -58,4 +59,6 @@ async def do_task(
         price=spec.price,
         permissions=Permissions.of(*spec.rules, ask=ask),
         tools=tools,
+        strategy=spec.strategy,
+        calibrations=default_cache(),
     )

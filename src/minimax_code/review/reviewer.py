@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from platformdirs import user_cache_path
-
 from minimax_code.errors import InputError, WorkspaceError
 from minimax_code.model import Model
 from minimax_code.review.change import read_change
@@ -19,7 +17,7 @@ from minimax_code.review.issue import ranked
 from minimax_code.review.opinions import Opinions, gather_opinions
 from minimax_code.review.repository import Repository, split_range
 from minimax_code.review.result import Review, comments_of
-from minimax_code.skills.calibration import calibrate
+from minimax_code.skills.calibration import calibrate, default_cache
 from minimax_code.skills.effort import Effort
 from minimax_code.workbench.bench import Workbench
 from minimax_code.workbench.coverage import ChangedLines
@@ -115,7 +113,7 @@ async def review_commits(
 
 
 async def _calibrated(model: Model) -> Effort:
-    return Effort(calibration=await calibrate(model, user_cache_path("minimax-code")))
+    return Effort(calibration=await calibrate(model, default_cache()))
 
 
 def _check_reader(documents: Sequence[str], model: Model | None, effort: Effort) -> None:

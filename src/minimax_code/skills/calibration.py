@@ -13,13 +13,14 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
+from platformdirs import user_cache_path
 from pydantic import Field, ValidationError
 
-from minimax_code.model import Abilities, Message, Model, Request, Usage
+from minimax_code.model import Abilities, Message, Model, Request, Strategy, Usage
 from minimax_code.record import Record
 from minimax_code.skills import calibration_tasks as tasks
 from minimax_code.skills.calls import CallStyle, arguments_of, reply_with_tools
@@ -42,7 +43,7 @@ class Calibration(Record):
         model: its name.
         edit_format: in which it changes files.
         call_style: how it calls tools.
-        strategy: "agent": it drives a loop of tool calls; "pipeline": our code drives, and the model fills in.
+        strategy: how it is used for tasks.
         repairs: whether it is shown what failed; else it is asked anew.
         judges: whether it is asked which of two outcomes is right.
         scores: the share of right answers by kind of question.
@@ -54,12 +55,17 @@ class Calibration(Record):
     version: int = VERSION
     edit_format: EditFormat = "whole"
     call_style: CallStyle = "text"
-    strategy: Literal["pipeline", "agent"] = "pipeline"
+    strategy: Strategy = "pipeline"
     repairs: bool = False
     judges: bool = False
     scores: dict[str, float] = Field(default_factory=dict)
     num_questions: int = 0
     usage: Usage = Usage()
+
+
+def default_cache() -> Path:
+    """The folder of this user's calibrations, in the platform's cache folder."""
+    return user_cache_path("minimax-code")
 
 
 async def calibrate(model: Model, cache: Path | None = None) -> Calibration:
@@ -71,11 +77,12 @@ async def calibrate(model: Model, cache: Path | None = None) -> Calibration:
     Raises:
         ModelError: the model can't be reached.
     """
+    await model.abilities()  # its server may only now tell its name
     if cache and (known := known_calibration(model.name, cache)):
         return known
     found = await _examine(model)
     if cache:
-        _write(_path(model.name, cache), found)
+        keep_calibration(found, cache)
     return found
 
 
@@ -92,25 +99,27 @@ def _path(name: str, cache: Path) -> Path:
     return cache / f"{hashlib.sha256(name.encode()).hexdigest()[:24]}.json"
 
 
-def _write(path: Path, calibration: Calibration) -> None:
-    """Whole or not at all, whoever else writes the same."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as file:
+def keep_calibration(calibration: Calibration, cache: Path) -> None:
+    """Writes it down, whole or not at all, whoever else writes the same."""
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile("w", dir=cache, delete=False, encoding="utf-8") as file:
         json.dump(calibration.model_dump(mode="json"), file, indent=1)
-    os.replace(file.name, path)
+    os.replace(file.name, _path(calibration.model, cache))
 
 
-_Marks = list[tuple[str, bool, Usage]]  # of each question: its kind, whether the answer was right, what it cost
+_Mark = tuple[str, bool, Usage]  # of a question: its kind, whether the answer was right, what it cost
+_Marks = list[_Mark]
+_Question = Callable[[], Awaitable[_Mark]]
 
 
 async def _examine(model: Model) -> Calibration:
     abilities = await model.abilities()
     styles = _styles(abilities)
-    questions: list[Awaitable[tuple[str, bool, Usage]]] = [
-        *(_edit(model, task, form) for form in FORMATS for task in tasks.EDITS),
-        *(_call(model, task, style) for style in styles for task in tasks.CALLS),
-        *(_repair(model, task) for task in tasks.REPAIRS),
-        *(_judge(model, task) for task in tasks.JUDGEMENTS),
+    questions: list[_Question] = [
+        *(partial(_edit, model, task, form) for form in FORMATS for task in tasks.EDITS),
+        *(partial(_call, model, task, style) for style in styles for task in tasks.CALLS),
+        *(partial(_repair, model, task) for task in tasks.REPAIRS),
+        *(partial(_judge, model, task) for task in tasks.JUDGEMENTS),
     ]
     marks = await _few_at_once(questions)
     scores = {kind: _share(marks, kind) for kind in dict.fromkeys(kind for kind, _, _ in marks)}
@@ -150,12 +159,12 @@ def _share(marks: _Marks, kind: str) -> float:
     return round(sum(right) / len(right), 3)
 
 
-async def _few_at_once(questions: Iterable[Awaitable[tuple[str, bool, Usage]]]) -> _Marks:
+async def _few_at_once(questions: Iterable[_Question]) -> _Marks:
     turns = asyncio.Semaphore(4)
 
-    async def ask(question: Awaitable[tuple[str, bool, Usage]]) -> tuple[str, bool, Usage]:
+    async def ask(question: _Question) -> _Mark:
         async with turns:
-            return await question
+            return await question()
 
     try:
         async with asyncio.TaskGroup() as group:
@@ -165,7 +174,7 @@ async def _few_at_once(questions: Iterable[Awaitable[tuple[str, bool, Usage]]]) 
     return [task.result() for task in asked]
 
 
-async def _edit(model: Model, task: tasks.Edit, form: EditFormat) -> tuple[str, bool, Usage]:
+async def _edit(model: Model, task: tasks.Edit, form: EditFormat) -> _Mark:
     before = {task.path: task.before}
     files = (CodeFile(task.path, task.before),)
     messages = edit_messages(task.asked, files, form)
@@ -178,7 +187,7 @@ async def _edit(model: Model, task: tasks.Edit, form: EditFormat) -> tuple[str, 
     return f"edits:{form}", is_right, reply.usage
 
 
-async def _call(model: Model, task: tasks.Call, style: CallStyle) -> tuple[str, bool, Usage]:
+async def _call(model: Model, task: tasks.Call, style: CallStyle) -> _Mark:
     request = Request(
         messages=(Message(role="user", content=task.asked),), tools=tasks.TOOLS, max_tokens=_TOKENS, temperature=0.0
     )
@@ -187,7 +196,7 @@ async def _call(model: Model, task: tasks.Call, style: CallStyle) -> tuple[str, 
     return f"calls:{style}", said == [(task.name, task.arguments)], reply.usage
 
 
-async def _repair(model: Model, task: tasks.Repair) -> tuple[str, bool, Usage]:
+async def _repair(model: Model, task: tasks.Repair) -> _Mark:
     turns = (
         Message(role="user", content=task.asked),
         Message(role="assistant", content=f"```python main.py\n{task.before}```"),
@@ -201,7 +210,7 @@ async def _repair(model: Model, task: tasks.Repair) -> tuple[str, bool, Usage]:
     return "repairs", any(_tree(file.content) == _tree(after) for after in task.after), reply.usage
 
 
-async def _judge(model: Model, task: tasks.Judgement) -> tuple[str, bool, Usage]:
+async def _judge(model: Model, task: tasks.Judgement) -> _Mark:
     preferred, usage = await prefer(model, task.asked, task.call, task.right, task.wrong)
     return "judgements", preferred == "a", usage
 

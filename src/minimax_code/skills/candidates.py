@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from minimax_code.errors import ModelError
+from minimax_code.errors import BudgetError, ModelError
 from minimax_code.model import Message, Model, Reply, Request, Usage
 from minimax_code.skills.edits import EditError
 from minimax_code.skills.prompt import prompt_of
@@ -117,14 +117,14 @@ class Search:
         """The best answer.
 
         Raises:
-            ModelError: the first answer can't be had. Where a further one can't, a note says so.
+            ModelError, BudgetError: the first answer can't be had. Where a further one can't, a note says so.
         """
         await self._add(1, await self.model.reply(self.request))
         while not self.candidates[-1].outcome.passed and len(self.candidates) < self.num_candidates:
             requests = self._further()
             replies = await asyncio.gather(*map(self.model.reply, requests), return_exceptions=True)
             for reply in replies:
-                if isinstance(reply, ModelError):
+                if isinstance(reply, ModelError | BudgetError):
                     self.notes.append(f"an answer could not be had: {reply}")
                 elif isinstance(reply, BaseException):
                     raise reply
@@ -132,7 +132,7 @@ class Search:
                     self.usage += reply.usage
                 else:
                     await self._add(len(self.candidates) + 1, reply)
-            if all(isinstance(reply, ModelError) for reply in replies):
+            if all(isinstance(reply, ModelError | BudgetError) for reply in replies):
                 break
         return await self._choose()
 

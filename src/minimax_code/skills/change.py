@@ -43,11 +43,11 @@ async def fix(
         InputError: a path is not there, or no file fits into the model's window.
         ModelError, SandboxError: there is no answer, or nothing can be run.
     """
-    effort = effort or Effort()
+    effort, may_write = effort or Effort(), checks.may_write if checks is not None else None
     before = await bench.run_tests()
     passed = frozenset(case.name for case in before.cases if case.outcome == "passed")
     checks, own, usage, notes = await _what_to_pass(model, bench, problem, checks, before, effort)
-    checks = replace(checks, kept=checks.kept | passed)
+    checks = replace(checks, kept=checks.kept | passed, may_write=may_write)
     failure = failure_of(before.failures[0]) if before.failures else ""
     found = list(paths) or await localise(bench, f"{problem}\n{failure}")
     asked = prompt_of("fix", problem=problem, failure=f"A test fails:\n\n{failure}" if failure else "").strip()

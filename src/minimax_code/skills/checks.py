@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 
 from minimax_code.skills.candidates import Outcome
@@ -21,6 +21,16 @@ _MOST_LINES = 40  # of a failure: what a small model can read, and more than a l
 
 
 @dataclass(frozen=True, kw_only=True)
+class Measured:
+    """What checks of another kind have come to: how many they were, how many passed, and the first failure in words."""
+
+    num_checks: int
+    num_passed: int
+    failure: str
+    receipts: tuple[Receipt, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Checks:
     """Checks of the caller's.
 
@@ -30,6 +40,8 @@ class Checks:
         commands: each has to end with 0.
         examples: calls and what they must come to.
         kept: names of cases that passed before; of all tests of the workspace, these have to pass still.
+        may_write: whether a file of an answer counts, by its path; else it is left out.
+        measure: runs checks of another kind on the files as they are.
     """
 
     tests: tuple[CodeFile, ...] = ()
@@ -37,9 +49,12 @@ class Checks:
     commands: tuple[tuple[str, ...], ...] = ()
     examples: tuple[Example, ...] = ()
     kept: frozenset[str] = frozenset()
+    may_write: Callable[[str], bool] | None = None
+    measure: Callable[[Workbench], Awaitable[Measured]] | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.tests or self.paths is not None or self.commands or self.examples or self.kept)
+        given = (self.tests, self.paths is not None, self.commands, self.examples, self.kept, self.measure)
+        return any(map(bool, given))
 
 
 @dataclass(kw_only=True)
@@ -64,7 +79,11 @@ class Examiner:
             SandboxError: nothing can be run.
         """
         fixed = {*self.frozen, *(test.path for test in self.checks.tests)}
-        files = tuple(mended(file) for file in written if file.path not in fixed)
+        files = tuple(
+            mended(file)
+            for file in written
+            if file.path not in fixed and (self.checks.may_write is None or self.checks.may_write(file.path))
+        )
         if not files:
             return (), Outcome(failure="the answer has no file of its own", is_broken=True)
         found = await self._lay(files)
@@ -121,6 +140,9 @@ async def run_checks(bench: Workbench, checks: Checks, files: Sequence[CodeFile]
         ran = await bench.run(command, checked=f"whether `{' '.join(command)}` succeeds")
         told = "" if ran.succeeded else f"`{' '.join(command)}` fails:\n{_end(ran.output)}"
         outcome = _with(outcome, 1, int(ran.succeeded), told, ran.receipt)
+    if checks.measure:
+        found = await checks.measure(bench)
+        outcome = _with(outcome, found.num_checks, found.num_passed, found.failure, *found.receipts)
     if checks.kept and not outcome.failure:
         outcome = _with_kept(outcome, await bench.run_tests(), checks.kept)
     return outcome

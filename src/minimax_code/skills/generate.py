@@ -45,7 +45,7 @@ async def generate(
     examiner = Examiner(bench=bench, checks=checks, base=base)
     known = effort.known
     compare = None
-    if bench and not checks.tests and not checks.commands:
+    if bench and not checks.tests and not checks.commands and not checks.measure:
         judge = model if known.judges else None
         compare = Comparison(bench=bench, examiner=examiner, task=wish.prompt, examples=checks.examples, judge=judge)
     system, prompt = request_for_files(wish)

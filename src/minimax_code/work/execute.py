@@ -25,9 +25,11 @@ from minimax_code.work.checks import complaints, run_checks
 from minimax_code.work.frozen import lay
 from minimax_code.work.lines import created_files
 from minimax_code.work.metered import MeteredModel
+from minimax_code.work.pipeline import work_through
 from minimax_code.work.plan import make_plan
 from minimax_code.work.progress import RESUMED, WORKER, Progress, usage_of
 from minimax_code.work.result import Cost, State, TaskResult
+from minimax_code.work.strategy import CALIBRATOR, STRATEGIES, Wanted, choose
 from minimax_code.work.task import Task
 from minimax_code.work.verifier import VERIFIER, Work, verify
 from minimax_code.work.worker import brief, work
@@ -53,6 +55,8 @@ async def execute(
     tools: Sequence[Tool] = (),
     verifier: Model | None = None,
     rounds: int = ROUNDS,
+    strategy: Wanted = "auto",
+    calibrations: Path | None = None,
 ) -> TaskResult:
     """Does a task on a copy of a folder, which itself stays as it is.
 
@@ -65,8 +69,11 @@ async def execute(
         price: what the model costs; needed where the task limits money.
         tools: the worker's besides those that every one has.
         verifier: a model for the verification; the same one if None.
+        strategy: "auto": that of the model's calibration; a task that has one keeps it.
+        calibrations: the folder in which those of models are kept; None keeps none.
 
     Raises:
+        InputError: the task has limits that can't be held, or another strategy already.
         ModelError: the model can't be asked. The task can be gone on with; so for the others.
         SandboxError: no sandbox can be started.
         WorkspaceError: the folder can't be copied.
@@ -75,6 +82,9 @@ async def execute(
     progress = Progress.of(log.recorded)
     if progress.result and progress.result.is_final:
         return progress.result
+    if strategy not in STRATEGIES or (progress.strategy and strategy not in ("auto", progress.strategy)):
+        there = f"the task is worked on by {progress.strategy}" if progress.strategy else ", ".join(STRATEGIES)
+        raise InputError("strategy", f"{strategy!r} can't be used; {there}")
     own = _budget(task, log, budget, price)
     workspace = await _workspace(progress, folder, place)
     run = _Execution(
@@ -88,6 +98,8 @@ async def execute(
         tools=tools,
         verifier=verifier or model,
         rounds=rounds,
+        strategy=strategy,
+        calibrations=calibrations,
     )
     return await run.to_end()
 
@@ -104,6 +116,8 @@ class _Execution:
     tools: Sequence[Tool]
     verifier: Model
     rounds: int
+    strategy: Wanted
+    calibrations: Path | None
     has_worked: bool = False  # in this process
 
     async def to_end(self) -> TaskResult:
@@ -123,6 +137,9 @@ class _Execution:
             case "begin":
                 tree = await self.bench.workspace.snapshot()
                 await self.log.append(TaskBegan(task=self.task.model_dump(mode="json"), base=tree))
+            case "strategy":
+                chosen = await choose(self.strategy, model=self._metered(CALIBRATOR), cache=self.calibrations)
+                await self.log.append(chosen)
             case "contract":
                 contract = await agree(self.task, model=self._metered("contract"), bench=self.bench)
                 await self.log.append(ContractFrozen(contract=contract))
@@ -143,6 +160,11 @@ class _Execution:
 
     async def _work(self, progress: Progress, contract: Contract) -> None:
         self.has_worked = True
+        if progress.strategy == "pipeline":
+            return await work_through(
+                self.task, contract, progress, model=self.model, bench=self.bench, log=self.log, budget=self.budget,
+                permissions=self.permissions,
+            )  # fmt: skip
         lay(self.bench.workspace.path, contract.frozen)
         stopped = await work(
             progress.told or brief(self.task, progress.steps),
@@ -154,6 +176,7 @@ class _Execution:
             permissions=self.permissions,
             agent=self.task.agent,
             tools=self.tools,
+            call_style=progress.calibration.call_style if progress.calibration else None,
         )
         if stopped.reason == "failed":
             raise ModelError(stopped.message)
@@ -167,7 +190,8 @@ class _Execution:
 
     async def _verify(self, progress: Progress, contract: Contract) -> None:
         assert progress.checked
-        tree, workspace = progress.checked.tree, self.bench.workspace
+        tree, workspace, known = progress.checked.tree, self.bench.workspace, progress.calibration
+        judges = progress.strategy == "agent" or known is None or known.judges or self.verifier is not self.model
         work = Work(
             task=self.task,
             contract=contract,
@@ -179,7 +203,7 @@ class _Execution:
         verdict = await verify(
             work,
             self.bench,
-            model=self.verifier,
+            model=self.verifier if judges else None,
             log=self.log,
             budget=self.budget,
             agent=f"{VERIFIER} {progress.rounds}",
@@ -219,6 +243,7 @@ class _Execution:
         red = complaints(contract, checked.receipts, tree) if contract and checked else ()
         return TaskResult(
             state=state,
+            strategy=progress.strategy,
             tree=tree,
             diff=diff,
             files_created=created,

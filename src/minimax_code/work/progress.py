@@ -16,12 +16,14 @@ from minimax_code.events import (
     PlanChanged,
     Recorded,
     Step,
+    StrategyChosen,
     TaskBegan,
     TaskEnded,
     Told,
     Verified,
 )
-from minimax_code.model import Usage
+from minimax_code.model import Strategy, Usage
+from minimax_code.skills.calibration import Calibration
 from minimax_code.work.result import TaskResult
 
 WORKER = "worker"
@@ -30,7 +32,7 @@ WORKER = "worker"
 RESUMED = ("budget", "failed", "needs_input")
 """Reasons to stop that may be gone when a task is executed again."""
 
-Phase = Literal["begin", "contract", "plan", "work", "check", "verify", "judged"]
+Phase = Literal["begin", "strategy", "contract", "plan", "work", "check", "verify", "judged"]
 """What comes next; "judged" is a round that was verified, or whose checks are red."""
 
 
@@ -39,6 +41,9 @@ class Progress:
     """The fold over a task's events.
 
     Attributes:
+        tree: the files when the task began, and then as they were last checked.
+        strategy: None before it was chosen, and in jobs of versions that had agents only.
+        calibration: what is known of the model, if anything is.
         steps: of the plan, as the worker last had it.
         told: what the worker was told last.
         rounds: how often the worker has handed in.
@@ -51,6 +56,9 @@ class Progress:
     phase: Phase = "begin"
     began: datetime | None = None
     base: str = ""
+    tree: str = ""
+    strategy: Strategy | None = None
+    calibration: Calibration | None = None
     contract: Contract | None = None
     steps: tuple[Step, ...] = ()
     told: str = ""
@@ -72,9 +80,12 @@ class Progress:
         """Takes in the next event."""
         match one.event:
             case TaskBegan(base=base):
-                self.began, self.base, self.phase = one.at, base, "contract"
+                self.began, self.base, self.tree, self.phase = one.at, base, base, "strategy"
+            case StrategyChosen(strategy=strategy, calibration=known):
+                self.strategy, self.phase = strategy, "contract"
+                self.calibration = Calibration.model_validate(known, strict=False) if known else None
             case ContractFrozen(contract=contract):
-                self.contract, self.phase = contract, "plan"
+                self.contract, self.phase = contract, "work" if self.strategy == "pipeline" else "plan"
             case PlanChanged(agent=agent, steps=steps) if agent == WORKER:
                 self.steps = steps
                 self.phase = "work"
@@ -85,7 +96,7 @@ class Progress:
             case AgentStopped(agent=agent) if agent == WORKER:
                 self.stopped, self.phase = one.event, "check"
             case Checked(tree=tree, receipts=receipts):
-                self.checked, self.rounds = one.event, self.rounds + 1
+                self.checked, self.tree, self.rounds = one.event, tree, self.rounds + 1
                 red = self.contract is None or self.contract.unmet(receipts, tree)
                 self.phase = "judged" if red else "verify"
             case Verified(verdict=verdict):

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Literal
 
 from minimax_code.contract import Contract, Verdict
-from minimax_code.model import Usage
+from minimax_code.model import Strategy, Usage
 from minimax_code.record import Record
 from minimax_code.workbench.receipt import Receipt
 
@@ -33,6 +33,7 @@ class TaskResult(Record):
     """What came of a task.
 
     Attributes:
+        strategy: how it was worked on; None where it ended before that was chosen.
         tree: hash of the git tree that the diff ends in.
         diff: from the user's files as they were; nothing was written back to them.
         receipts: everything that was run to check the work, by the worker's side and by the verifier.
@@ -40,6 +41,7 @@ class TaskResult(Record):
     """
 
     state: State
+    strategy: Strategy | None = None
     tree: str
     diff: str = ""
     files_created: tuple[str, ...] = ()

@@ -56,10 +56,11 @@ class Work:
     diff: str
 
 
-async def verify(work: Work, bench: Workbench, *, model: Model, log: Log, budget: Budget, agent: str) -> Verdict:
+async def verify(work: Work, bench: Workbench, *, model: Model | None, log: Log, budget: Budget, agent: str) -> Verdict:
     """What speaks for and against some work, each time in a clean copy of its files.
 
     Args:
+        model: None where there is none that can judge; then what was run decides, if the checks are the user's.
         agent: what the verifier is called in the log, where its conversation is its own.
 
     Raises:
@@ -71,6 +72,9 @@ async def verify(work: Work, bench: Workbench, *, model: Model, log: Log, budget
         proof = await _prove(work, bench, clean)
     if proof.outcome == "FAIL":
         return proof
+    if model is None:
+        unread = ("no model has looked at the change: by its calibration it can't judge any",)
+        return _weaker(proof, "PASS" if work.contract.origin == "user" else "PARTIAL", unread)
     async with bench.copy(work.tree) as clean:
         stopped = await run_agent(
             model,

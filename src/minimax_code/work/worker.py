@@ -11,6 +11,7 @@ from minimax_code.contract import Contract
 from minimax_code.events import AgentStopped, Log, Step
 from minimax_code.model import Model
 from minimax_code.permissions import Permissions
+from minimax_code.skills.calls import CallStyle
 from minimax_code.skills.prompt import prompt_of
 from minimax_code.tools.delegate import Delegate
 from minimax_code.tools.standard import working_tools
@@ -27,6 +28,12 @@ def brief(task: Task, steps: Sequence[Step]) -> str:
     return f"{task.text}\n\nThe plan:\n{planned}"
 
 
+def within(contract: Contract, permissions: Permissions) -> Permissions:
+    """Permissions to work on a task: what it is measured by, and what it forbids, is not written."""
+    locked = [*contract.frozen, *contract.forbidden]
+    return permissions.also([f"deny {tool}({path})" for path in locked for tool in ("write", "edit")])
+
+
 async def work(
     told: str,
     contract: Contract,
@@ -38,6 +45,7 @@ async def work(
     permissions: Permissions,
     agent: Agent | None,
     tools: Sequence[Tool] = (),
+    call_style: CallStyle | None = None,
 ) -> AgentStopped:
     """Works on a task until the worker stops; goes on where it was if the log has its beginning.
 
@@ -48,9 +56,7 @@ async def work(
         StoreError: the log can't be written.
         SandboxError: the sandbox can't be started.
     """
-    locked = [*contract.frozen, *contract.forbidden]
-    rules = [f"deny {tool}({path})" for path in locked for tool in ("write", "edit")]
-    system, allowed = briefing(bench.workspace.path, role=_role(contract, agent)), permissions.also(rules)
+    system, allowed = briefing(bench.workspace.path, role=_role(contract, agent)), within(contract, permissions)
     own = (*working_tools(), *tools)
 
     async def start(
@@ -58,7 +64,7 @@ async def work(
     ) -> AgentStopped:
         return await run_agent(
             model, bench, instructions=told, system=system, log=log, budget=budget, permissions=allowed, tools=tools,
-            agent=name,
+            agent=name, call_style=call_style,
         )  # fmt: skip
 
     return await start(WORKER, told, bench, budget, (*own, Delegate(start)))

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from minimax_code.events import Log, MemoryLog
+from minimax_code.events import Event, Log, MemoryLog, Recorded
 from minimax_code.model import Message, Request, ToolCall
 from minimax_code.testing import Line, ScriptedModel
 from minimax_code.work.execute import execute
@@ -50,10 +50,28 @@ class Shop:
 
     def run(self, task: Task, script: Iterable[Line], *, log: Log | None = None, **options: Any) -> TaskResult:
         """What comes of a task, with a model that says what the script says."""
-        self.model = ScriptedModel(script)
+        self.model, options = ScriptedModel(script), {"strategy": "agent", **options}
         return asyncio.run(
             execute(task, model=self.model, folder=self.folder, place=self.place, log=log or MemoryLog(), **options)
         )
+
+
+class DiedError(Exception):
+    """The end of a process, as far as a log can tell."""
+
+
+class Breaking(MemoryLog):
+    """A log whose process ends after so many events."""
+
+    def __init__(self, log: Log, after: int) -> None:
+        super().__init__()
+        self._recorded = list(log.recorded)
+        self.after = after
+
+    async def append(self, event: Event) -> Recorded:
+        if len(self._recorded) >= self.after:
+            raise DiedError
+        return await super().append(event)
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import pytest
 
 from minimax_code.budget import Price
 from minimax_code.errors import InputError, ModelError
-from minimax_code.events import Event, Log, MemoryLog, Recorded
+from minimax_code.events import MemoryLog
 from minimax_code.model import Request, ToolCall
 from minimax_code.permissions import Permissions
 from minimax_code.work.agent import Agent
 
-from .conftest import DONE, PASS, PLAN, Shop, call, fix, last, task, write
+from .conftest import DONE, PASS, PLAN, Breaking, DiedError, Shop, call, fix, last, task, write
 
 
 def test_done_is_what_checks_and_verifier_say(shop: Shop) -> None:
@@ -115,20 +115,6 @@ def test_a_server_that_goes_away_is_gone_on_with(shop: Shop) -> None:
     assert shop.run(task(), [], log=log).success, "a task that is done asks nothing"
 
 
-class Breaking(MemoryLog):
-    """A log whose process ends after so many events."""
-
-    def __init__(self, log: Log, after: int) -> None:
-        super().__init__()
-        self._recorded = list(log.recorded)
-        self.after = after
-
-    async def append(self, event: Event) -> Recorded:
-        if len(self._recorded) >= self.after:
-            raise SystemExit
-        return await super().append(event)
-
-
 def test_a_task_that_dies_between_any_two_events_ends_the_same(shop: Shop) -> None:
     log, deaths = Breaking(MemoryLog(), 0), 0
 
@@ -145,7 +131,7 @@ def test_a_task_that_dies_between_any_two_events_ends_the_same(shop: Shop) -> No
         log = Breaking(log, len(log.recorded) + 1 + deaths % 3)  # with one alone it would only ever ask again
         try:
             result = shop.run(task(), iter(lambda: answer, None), log=log)
-        except SystemExit:
+        except DiedError:
             deaths += 1
         else:
             break
