@@ -20,7 +20,7 @@ _names = itertools.count()
 def _known_models(tmp_path_factory: pytest.TempPathFactory) -> Generator[None, None, None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        for name in ("scripted", "memoryless"):
+        for name in ("scripted", "memoryless", "minimax-m3"):
             for known in (name, f"{name} at 127.0.0.1"):
                 strong = Calibration(model=known, call_style="native", strategy="agent", judges=True)
                 keep_calibration(strong, default_cache())

@@ -9,6 +9,7 @@ from minimax_code.clusters.errand import Errand, Outcome
 from minimax_code.clusters.files import diffs_of, with_diffs
 from minimax_code.events import MemoryLog
 from minimax_code.remote import ServerModel
+from minimax_code.skills.calibration import default_cache
 from minimax_code.work.agent import Agent
 from minimax_code.work.execute import execute
 from minimax_code.work.result import TaskResult
@@ -37,6 +38,7 @@ async def do_task(errand: Errand) -> Outcome:
                 folder=folder,
                 place=Path(place) / "work",
                 log=MemoryLog(),
+                calibrations=default_cache(),
             )
         finally:
             await model.close()
