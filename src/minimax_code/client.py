@@ -78,7 +78,7 @@ class MiniMaxCode:
             raise InputError("strategy", f"{strategy!r} is none; there are {', '.join(STRATEGIES)}")
         self._folder = None if folder is None else Path(folder).resolve()
         self._api_key, self._rules, self._price, self._strategy = api_key, tuple(rules), price, strategy
-        self._address = {"base_url": base_url, "model": model, "context_tokens": context_tokens}
+        self._address: dict[str, Any] = {"base_url": base_url, "model": model, "context_tokens": context_tokens}
         self._model = ServerModel(base_url, api_key, model, context_tokens=context_tokens)
         self._store = Store(store or os.environ.get(STORE) or default_url())
         self._loop = Loop()

@@ -81,12 +81,13 @@ async def _do(
     from minimax_code.tools.mcp import mcp_tools
 
     task, folder = wanted.task(description), str(wanted.folder.resolve())
+    settings = wanted.settings
     spec = JobSpec.of(
-        task, folder=folder, rules=wanted.all_rules, price=wanted.settings.price, strategy=wanted.strategy,
-        **wanted.address,
+        task, folder=folder, rules=wanted.all_rules, servers=settings.servers, price=settings.price,
+        strategy=wanted.strategy, **wanted.address,
     )  # fmt: skip
     with opened(wanted.store) as store:
-        async with mcp_tools(wanted.settings.servers) as tools:
+        async with mcp_tools(settings.servers) as tools:
             job = store.create(spec.model_dump(mode="json"))
             lease = store.lease(job, "terminal", LEASE_S)
             model = wanted.server_model()

@@ -145,14 +145,21 @@ def pause(job: str, store: str | None) -> None:
 
 @jobs.command()
 @click.argument("job")
+@click.option("--budget", help="More of it, where it is used up, as in '100 API calls', '2M tokens' or '$5'.")
+@click.option("--time", "more_time", help="More of it, as in '30 minutes'.")
 @store_option
-def resume(job: str, store: str | None) -> None:
-    """Let a job go on that was paused, or whose worker is gone.
+def resume(job: str, budget: str | None, more_time: str | None, store: str | None) -> None:
+    """Let a job go on that was paused, whose worker is gone, or that has used up what it was allowed.
 
-    The key of the model's server is read from MINIMAX_API_KEY: it is never stored.
+    The key of the model's server is read from MINIMAX_API_KEY, and what servers of tools get in their environment from
+    the settings: neither is ever stored.
     """
-    with _job(store, job) as handle:
-        handle.resume()
+    from minimax_code.cli.settings import read_settings
+    from minimax_code.jobs import Job
+
+    with opened(store) as kept:
+        handle = Job(kept, job, mcp_env=read_settings().mcp_env)
+        handle.resume(budget=budget, time=more_time)
         click.echo(handle.get_status().state)
 
 

@@ -52,6 +52,11 @@ class Settings(Record):
                 raise InputError(f"mcp.{name}", error.errors()[0]["msg"]) from error
         return tuple(found)
 
+    @property
+    def mcp_env(self) -> dict[str, Mapping[str, str]]:
+        """What servers of tools get in their environment, by their names."""
+        return {server.name: server.env for server in self.servers}
+
 
 def settings_path() -> Path:
     """Where the settings are: MINIMAX_CODE_CONFIG, else the platform's configuration folder."""

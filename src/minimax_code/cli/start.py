@@ -31,11 +31,10 @@ def start(description: str, days: float | None, checkpoint_hours: float | None, 
         wanted.task(description).model_copy(update=lasting),
         folder=str(wanted.folder.resolve()),
         rules=wanted.all_rules,
+        servers=wanted.settings.servers,
         price=wanted.settings.price,
         strategy=wanted.strategy,
         **wanted.address,
     )
-    if wanted.settings.servers:
-        click.echo("MCP servers of the settings are for tasks in the terminal: this job works without them", err=True)
     with opened(wanted.store) as store:
-        click.echo(Job.start(store, spec).id)
+        click.echo(Job.start(store, spec, mcp_env=wanted.settings.mcp_env).id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +15,7 @@ from minimax_code.jobs.teller import Teller
 from minimax_code.jobs.update import Update
 from minimax_code.store import Store
 from minimax_code.work.result import TaskResult
+from minimax_code.work.task import Task
 
 
 class Job:
@@ -24,6 +25,7 @@ class Job:
         store: where it is kept.
         id: of the job.
         api_key: given to workers that this handle starts, in their environment; it is never stored.
+        mcp_env: the same for the environments of the job's servers of tools, by their names.
         notification_callback: called in this process with each `Update`, at least once; what an earlier process was
             told is not told again.
 
@@ -38,10 +40,11 @@ class Job:
         id: str,
         *,
         api_key: str | None = None,
+        mcp_env: Mapping[str, Mapping[str, str]] | None = None,
         notification_callback: Callable[[Update], object] | None = None,
     ) -> None:
         self.id = id
-        self._store, self._api_key = store, api_key
+        self._store, self._api_key, self._mcp_env = store, api_key, mcp_env
         self._standing = Standing(id)
         self._store.job(id)
         self._teller = Teller(store, id, notification_callback) if notification_callback else None
@@ -52,7 +55,7 @@ class Job:
     def start(cls, store: Store, spec: JobSpec, **handle: Any) -> Job:
         """Writes a job down and starts a worker for it; `handle` are arguments of `Job`."""
         job = cls(store, store.create(spec.model_dump(mode="json")), **handle)
-        launch(store.url, job.id, job._api_key)
+        job._launch()
         return job
 
     @property
@@ -94,19 +97,26 @@ class Job:
         """Stops it once what it is doing has ended; nothing is lost."""
         self._wish("pause")
 
-    def resume(self) -> None:
+    def resume(self, *, budget: str | None = None, time: str | None = None) -> None:
         """Lets it go on, also where it had ended for want of something, with a new worker unless a living one has it.
 
+        Args:
+            budget, time: on top of what its task was allowed ("50 API calls", "30 minutes"), once that is used up.
+
         Raises:
+            InputError: they can't be read, or the task has no such limit.
             StoreError: it can't go on: it was cancelled or is done, or is no task, which whoever started it resumes.
         """
         if "task" not in self._store.job(self.id).spec:
             raise StoreError(f"{self.id} is no task; the program that started it resumes it")
         if self.has_result and not self.get_results().is_final:
-            self._store.reopen(self.id)
+            self._store.reopen(self.id, self._allowed(budget, time))
+        elif budget or time:
+            state = self._store.job(self.id).state
+            raise StoreError(f"{self.id} is {state}: more is given to a job that has used up what it was allowed")
         else:
             self._wish("run")
-        launch(self._store.url, self.id, self._api_key)
+        self._launch()
 
     def cancel(self) -> None:
         """Ends it for good, in the middle of what it is doing."""
@@ -124,6 +134,15 @@ class Job:
         if self._teller:
             self._teller.join(timeout=10)
         return standing.work.result
+
+    def _allowed(self, budget: str | None, time: str | None) -> dict[str, Any]:
+        """What it is to do, with more to do it with."""
+        spec = dict(self._store.job(self.id).spec)
+        task = Task(**spec["task"]).with_more(budget=budget, time=time)
+        return spec | {"task": task.model_dump(mode="json")}
+
+    def _launch(self) -> None:
+        launch(self._store.url, self.id, self._api_key, self._mcp_env)
 
     def _read(self) -> Standing:
         self._standing.read(self._store.events(self.id, self._standing.seq))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import sys
 from functools import partial
 
 from minimax_code.errors import CodeError
-from minimax_code.jobs.launch import STORE, root_of
+from minimax_code.jobs.launch import MCP_ENV, STORE, root_of
 from minimax_code.jobs.task import do_task
 from minimax_code.jobs.worker import LEASE_S, work_on
 from minimax_code.store import Store, default_url
@@ -33,7 +34,8 @@ async def _work(store: Store, job: str, owner: str) -> None:
     this = asyncio.current_task()
     assert this
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
-    await work_on(store, store.lease(job, owner, LEASE_S), partial(do_task, root=root_of(store.url)))
+    mcp_env = json.loads(os.environ.get(MCP_ENV) or "{}")
+    await work_on(store, store.lease(job, owner, LEASE_S), partial(do_task, root=root_of(store.url), mcp_env=mcp_env))
 
 
 if __name__ == "__main__":

@@ -112,10 +112,11 @@ class Store:
         with self._database.write() as connection:
             connection.execute(jobs.update().where(kept).values(wish=wish))
 
-    def reopen(self, job: str) -> None:
-        """Lets workers take a job again that had ended, with more to spend for example."""
+    def reopen(self, job: str, spec: Mapping[str, Any]) -> None:
+        """Lets workers take a job again that had ended, with more to spend for example, as `spec` then says."""
         with self._database.write() as connection:
-            connection.execute(jobs.update().where(jobs.c.id == job).values(outcome=None, wish="run"))
+            this = jobs.update().where(jobs.c.id == job)
+            connection.execute(this.values(outcome=None, wish="run", spec=json.dumps(spec)))
 
     def lease(self, job: str, owner: str, seconds: float) -> Lease:
         """Takes a job, for `seconds` or until they are renewed.

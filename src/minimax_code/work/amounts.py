@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from datetime import timedelta
 
 from minimax_code.errors import InputError
@@ -66,6 +67,11 @@ def limits_of(field: str, value: object) -> dict[str, float]:
             raise InputError(field, f"{part!r} allows nothing; leave it out where there is no limit")
         limits[name] = amount
     return limits
+
+
+def limits_text(limits: Mapping[str, float]) -> str:
+    """Limits as `limits_of` reads them."""
+    return ", ".join(f"${amount:.4f}" if name == "money" else f"{amount:.0f} {name}" for name, amount in limits.items())
 
 
 def percent_of(field: str, value: object) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -13,7 +13,7 @@ from minimax_code.contract import Check
 from minimax_code.errors import InputError
 from minimax_code.record import Record
 from minimax_code.work.agent import Agent
-from minimax_code.work.amounts import limits_of, percent_of, seconds_of
+from minimax_code.work.amounts import limits_of, limits_text, percent_of, seconds_of
 
 CONSTRAINTS = ("budget_limit", "forbidden_paths", "max_execution_time", "min_coverage")
 
@@ -85,6 +85,30 @@ class Task(Record):
         if self.max_duration_days is not None:
             limits["seconds"] = min(self.max_duration_days * 86400, limits.get("seconds", float("inf")))
         return limits
+
+    def with_more(self, *, budget: str | None = None, time: str | None = None) -> Self:
+        """The same task with higher limits: what is given comes on top of those that it has.
+
+        Raises:
+            InputError: it is no budget or no duration, or of something that the task has no limit on.
+        """
+        constraints, days = dict(self.constraints), self.max_duration_days
+        if budget is not None:
+            name = "budget_limit"
+            allowed = limits_of(f"constraints.{name}", constraints[name]) if name in constraints else {}
+            for kind, amount in limits_of("budget", budget).items():
+                if kind not in allowed:
+                    raise InputError("budget", f"the task has no limit on {kind}, so more of them change nothing")
+                allowed[kind] += amount
+            constraints[name] = limits_text(allowed)
+        if time is not None:
+            name, seconds = "max_execution_time", seconds_of("time", time)
+            if "seconds" not in self.limits:
+                raise InputError("time", "the task has no limit on time, so more of it changes nothing")
+            if name in constraints:
+                constraints[name] = f"{seconds_of(f'constraints.{name}', constraints[name]) + seconds:.3f} seconds"
+            days = None if days is None else days + seconds / 86400
+        return self.model_copy(update={"constraints": constraints, "max_duration_days": days})
 
     @property
     def forbidden(self) -> tuple[str, ...]:

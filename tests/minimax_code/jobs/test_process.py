@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -17,9 +18,9 @@ from helpers.memoryless import MemorylessModel
 from minimax_code.cli.main import minimax_code
 from minimax_code.errors import CodeError, InputError, StoreError
 from minimax_code.jobs import Job, JobSpec, Update
-from minimax_code.model import Reply, Request
+from minimax_code.model import Reply, Request, ToolCall
 from minimax_code.store import Store
-from minimax_code.testing.server import ModelServer
+from minimax_code.testing import ModelServer, ScriptedModel
 from minimax_code.work.task import Task
 
 KEY = "sk-not-to-be-stored"
@@ -150,3 +151,68 @@ def test_a_job_that_the_command_line_starts(store: Store, model: Gated, spec: Jo
 def test_an_address_with_a_password_is_refused() -> None:
     with pytest.raises(InputError, match="^base_url: has a password in it"):
         JobSpec.of(TASK, base_url="http://me:secret@localhost/v1")
+
+
+def test_a_job_whose_budget_is_used_up_is_given_more(store: Store, model: Gated, spec: JobSpec) -> None:
+    model.may_answer.set()
+    few = TASK.model_copy(update={"constraints": {"budget_limit": "2 API calls"}})
+    job = Job.start(store, spec.model_copy(update={"task": few.model_dump(mode="json")}))
+    wait_for(lambda: job.get_status().state == "budget")
+    with pytest.raises(InputError, match="^time: the task has no limit on time"):
+        cli(store, "resume", job.id, "--time", "1 hour")
+    assert job.get_status().state == "budget"
+    cli(store, "resume", job.id, "--budget", "50 API calls")
+    wait_for(lambda: job.get_status().state == "passed")
+    assert job.get_results().success
+    assert store.job(job.id).spec["task"]["constraints"] == {"budget_limit": "52 calls"}
+    with pytest.raises(StoreError, match="is passed: more is given to a job that has used up"):
+        cli(store, "resume", job.id, "--budget", "50 API calls")
+
+
+SHOP = """
+import os
+from mcp.server.mcpserver import MCPServer
+
+server = MCPServer("shop")
+
+@server.tool()
+def price(name: str) -> str:
+    return f"{name}: {os.environ['SHOP_TOKEN'][::-1]}"
+
+server.run()
+"""
+
+
+def test_a_job_keeps_its_servers_of_tools_and_no_secret(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shop.py").write_text(SHOP)
+    settings = tmp_path / "config.toml"
+    command = json.dumps([sys.executable, str(tmp_path / "shop.py")])
+    settings.write_text(f"permissions = ['allow mcp__shop__*']\n[mcp.shop]\ncommand = {command}\n")
+    monkeypatch.setenv("MINIMAX_CODE_CONFIG", str(settings))
+    secret = f"env = {{ SHOP_TOKEN = '{KEY}' }}\n"
+    ask = ToolCall(id="1", name="mcp__shop__price", arguments='{"name": "tea"}')
+    write = ToolCall(id="2", name="bash", arguments='{"command": "echo two >> notes.txt"}')
+    scripted = ScriptedModel(["1. Write notes.txt", ask, write, "It is written.", "VERDICT: PASS"])
+    plain = settings.read_text()
+    settings.write_text(plain + secret)
+    with ModelServer(scripted) as server:
+        about = ["--folder", str(tmp_path / "source"), "--check", "grep -qx two notes.txt"]
+        job = Job(store, cli(store, "start", "Add a line", *about, "--base-url", server.base_url).strip())
+        wait_for(lambda: job.is_complete)
+    assert job.get_results().success, job.get_results()
+    [told] = [message.content for message in scripted.requests[2].messages if message.role == "tool"]
+    assert told == f"tea: {KEY[::-1]}"
+    [kept] = store.job(job.id).spec["servers"]
+    assert (kept["name"], kept["command"], kept["env"]) == ("shop", json.loads(command), ["SHOP_TOKEN"])
+
+    again = Job(store, store.create(store.job(job.id).spec))
+    settings.write_text(plain)
+    cli(store, "resume", again.id)
+    wait_for(lambda: again.get_status().state == "paused")
+    assert again.get_status().issues[0].startswith("mcp.shop.env: SHOP_TOKEN is missing")
+    again.cancel()
+    store.close()  # reading its files would end its locks
+    files = [path for path in Path(store.url).parent.rglob("*") if path.is_file()]
+    assert not [path for path in files if KEY.encode() in path.read_bytes()]

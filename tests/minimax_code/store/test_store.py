@@ -194,7 +194,8 @@ def test_what_has_ended_can_be_reopened(store: Store) -> None:
         asyncio.run(log.append(INTENDED))
     store.release(lease)
     assert store.lease_next("b", 10) is None
-    store.reopen(lease.job)
+    store.reopen(lease.job, {"more": 1})
+    assert store.job(lease.job).spec == {"more": 1}
     again = store.lease_next("b", 10)
     assert again and again.job == lease.job
     add(store, again, INTENDED)

@@ -122,3 +122,16 @@ def test_an_agent_has_a_name_and_a_role() -> None:
     assert agent.text == "You are Backend Developer, the Backend Engineer of a team. You know about Python, FastAPI."
     with pytest.raises(InputError, match="^role: is empty"):
         Agent(name="A", role=" ")
+
+
+def test_more_comes_on_top_of_the_limits() -> None:
+    limits = {"budget_limit": "10 API calls, $1.5", "max_execution_time": "1 minute"}
+    task = Task(description="x", constraints=limits, max_duration_days=1)
+    assert task.with_more(budget="5 calls", time="30s").limits == {"calls": 15, "money": 1.5, "seconds": 90}
+    assert task.with_more(budget="$2", time="12 hours").max_duration_days == 1.5
+    assert Task(**task.with_more(budget="5 calls").model_dump()).limits["calls"] == 15
+    for more, told in (({"budget": "1k tokens"}, "^budget: .* no limit on tokens"), ({"budget": "5"}, "^budget: ")):
+        with pytest.raises(InputError, match=told):
+            task.with_more(**more)
+    with pytest.raises(InputError, match="^time: .* no limit on time"):
+        Task(description="x").with_more(time="1 hour")
