@@ -9,6 +9,7 @@ from minimax_code.record import Record
 
 Strategy = Literal["pipeline", "agent"]
 """How a model is used for a task. agent: it drives a loop of tool calls; pipeline: our code drives, and it fills in."""
+_WINDOWS = ("max_model_len", "context_length", "context_window", "max_context_length", "n_ctx")
 
 
 class ToolCall(Record):
@@ -99,6 +100,16 @@ class Abilities(Record):
     context_tokens: int
     calls_tools: bool = False
     takes_json_schema: bool = False
+
+
+def window_of(listed: Mapping[str, Any]) -> int | None:
+    """The window of a model in a server's list of models, by whichever name the server gives it; None: by none."""
+    meta = listed.get("meta")
+    for fields in (listed, meta if isinstance(meta, dict) else {}):
+        for name in (*_WINDOWS, "n_ctx_train"):
+            if isinstance(fields.get(name), int) and fields[name] > 0:
+                return int(fields[name])
+    return None
 
 
 class Model(Protocol):

@@ -11,11 +11,10 @@ import openai
 
 from minimax import AsyncMiniMaxM3
 from minimax_code.errors import ModelError
-from minimax_code.model import Abilities, Message, Reply, Request, ToolCall, ToolSpec, Usage
+from minimax_code.model import Abilities, Message, Reply, Request, ToolCall, ToolSpec, Usage, window_of
 
 _PROBE = ToolSpec(name="noop", description="Does nothing.", parameters={"type": "object", "properties": {}})
 _SCHEMA: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
-_WINDOWS = ("max_model_len", "context_length", "context_window", "max_context_length", "n_ctx")
 _CANT = (400, 404, 405, 422, 500, 501)  # what servers answer to a field that they don't support
 
 
@@ -94,7 +93,7 @@ class ServerModel:
         if self._model and self._context_tokens:
             return self._context_tokens
         try:
-            served = {model.id: _limit(model.model_dump()) async for model in self._client.models.list()}
+            served = {model.id: window_of(model.model_dump()) async for model in self._client.models.list()}
         except openai.OpenAIError as error:
             raise ModelError(f"{self.name}: {error}") from error
         if self._model is None:
@@ -121,16 +120,6 @@ class ServerModel:
         except openai.OpenAIError as error:
             raise ModelError(f"{self.name}: {error}") from error
         return True
-
-
-def _limit(model: Mapping[str, Any]) -> int | None:
-    """The window, by whichever name a server gives it."""
-    meta = model.get("meta")
-    for fields in (model, meta if isinstance(meta, dict) else {}):
-        for name in (*_WINDOWS, "n_ctx_train"):
-            if isinstance(fields.get(name), int) and fields[name] > 0:
-                return int(fields[name])
-    return None
 
 
 def _body(model: str, request: Request) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""Endpoints that upstreams don't have: responses, messages and batches over servers that have chat completions."""
+"""Endpoints that upstreams don't have: responses, messages, batches and code over servers that complete chats."""
 
 from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,17 @@ from openai import OpenAI
 from helpers.live_server import eventually, live_server
 from helpers.raw_server import raw_server
 from helpers.sayings import say
-from helpers.scripted import ScriptedService
+from helpers.scripted import ScriptedLLM, ScriptedService
+from minimax_code.skills.calibration import Calibration
+from openm3.engine.fairness import ALONE, Share
 from openm3.engine.llm import LLM
+from openm3.engine.output import Event
+from openm3.engine.params import SamplingParams
+from openm3.engine.prompt import Prompt
 from openm3.engine.service import Service
 from openm3.text.m3 import NAMESPACE as NS
 
+NAMED = ("m=scripted",)
 HI: Any = [{"role": "user", "content": "hi"}]
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}}}
 ADD: Any = {"name": "add", "description": "Adds.", "input_schema": SCHEMA}
@@ -91,9 +97,11 @@ def test_what_goes_wrong_there_is_said_in_the_words_of_the_endpoint(answer: byte
     with raw_server(serve) as upstream, live_server(None, upstreams=(upstream,)) as url:
         message = httpx.post(f"{url}/v1/messages", json={"model": "scripted", "max_tokens": 5, "messages": HI})
         made = httpx.post(f"{url}/v1/responses", json={"model": "scripted", "input": "hi"})
-    assert message.status_code == made.status_code == status
+        written = httpx.post(f"{url}/v1/code/generate", json={"model": "scripted", "prompt": "hi"})
+    assert message.status_code == made.status_code == written.status_code == status
     assert message.json()["type"] == "error" and code in message.json()["error"]["message"]
     assert code in made.json()["error"]["message"]
+    assert written.json()["error"] == made.json()["error"]
 
 
 def test_what_can_not_be_had_of_an_upstream_is_refused(gateway: tuple[ScriptedService, str]) -> None:
@@ -102,6 +110,76 @@ def test_what_can_not_be_had_of_an_upstream_is_refused(gateway: tuple[ScriptedSe
     assert refused.status_code == 400 and "logprobs" in refused.json()["error"]["message"]
     other = httpx.post(f"{gateway[1]}/v1/responses", json={"model": "gpt-9", "input": "hi"})
     assert (other.status_code, other.json()["error"]["code"]) == (404, "model_not_found")
+
+
+def test_code_is_written_by_an_upstream() -> None:
+    service = ScriptedService(tokens=["```python app.py\n", "x = 1\n", "```\n"], llm=ScriptedLLM(max_context=10_000))
+    with live_server(service) as upstream, live_server(None, upstreams=(upstream,), upstream_models=NAMED) as url:
+        asked = {"model": "m", "prompt": "One.", "max_tokens": 50, "seed": 1}
+        whole = httpx.post(f"{url}/v1/code/generate", json=asked, timeout=60).json()
+        streamed = httpx.post(f"{url}/v1/code/generate", json=asked | {"stream": True}, timeout=60).text
+        metrics = httpx.get(f"{url}/metrics").text
+        other = httpx.post(f"{url}/v1/code/generate", json={"prompt": "One.", "model": "gpt-9"})
+    assert (whole["model"], whole["files"][0]["content"]) == ("m", "x = 1\n")
+    (prompt, params), _ = service.requests
+    assert (whole["usage"]["prompt_tokens"], whole["usage"]["completion_tokens"]) == (len(prompt), 3)
+    assert (params.max_tokens, params.seed) == (50, 1)
+    *chunks, last = [json.loads(line[6:]) for line in streamed.splitlines() if line.startswith("data: {")]
+    assert "".join(chunk["content"] for chunk in chunks) == last["content"] == whole["content"]
+    assert 'generation_tokens_total{model_name="m"} 6' in metrics
+    assert (other.status_code, other.json()["error"]["code"]) == (404, "model_not_found")
+
+
+class BreaksLater(ScriptedService):
+    """An engine that is whole for so many requests."""
+
+    num_good = 1000
+
+    def stream(
+        self, prompt: Prompt | Sequence[int], params: SamplingParams, share: Share = ALONE
+    ) -> AsyncGenerator[Event, None]:
+        self.fails_after = 0 if len(self.requests) >= self.num_good else None
+        return super().stream(prompt, params, share)
+
+
+def test_code_is_reviewed_by_an_upstream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENM3_HOME", str(tmp_path))
+    finding = "main.py:1: [high] `x = 1 / 0` divides by zero"
+    service = BreaksLater(tokens=[finding], llm=ScriptedLLM(max_context=10_000))
+    asked = {"model": "m", "code": "x = 1 / 0\n", "with_model": True}
+    with (
+        live_server(service) as upstream,
+        live_server(None, upstreams=(upstream,), upstream_models=NAMED) as url,
+        httpx.Client(base_url=url, timeout=60) as client,
+    ):
+        unread = client.post("/v1/code/review", json=asked).json()
+        assert unread["model"] is None and "can't judge" in unread["notice"]
+        assert unread["usage"]["prompt_tokens"] == sum(len(prompt) for prompt, _ in service.requests)
+        [known] = (tmp_path / "calibrations").iterdir()
+        assert Calibration.model_validate_json(known.read_bytes()).model == "scripted"  # m may be another one tomorrow
+        known.write_text(Calibration(model="scripted", judges=True).model_dump_json())
+        service.requests.clear()
+        read = client.post("/v1/code/review", json=asked).json()
+        assert read["model"] == "m" and "has read main.py" in read["notice"] and "stand by" in read["notice"]
+        assert read["usage"]["completion_tokens"] == len(service.requests) == 3  # a look, and another in both orders
+        service.num_good = len(service.requests) + 1
+        broken = client.post("/v1/code/review", json=asked)
+        assert (broken.status_code, broken.json()["error"]["code"]) == (502, "internal_error")
+
+
+def test_facts_need_no_upstream_and_a_model_that_reads_has_a_window() -> None:
+    def never(head: bytes, connection: socket.socket) -> None:
+        raise AssertionError("nothing is asked")
+
+    with raw_server(never) as upstream, live_server(None, upstreams=(upstream,)) as url:
+        facts = httpx.post(f"{url}/v1/code/review", json={"code": "import os\n"}, timeout=60)
+        assert facts.status_code == 200 and facts.json()["model"] is None
+        named = httpx.post(f"{url}/v1/code/review", json={"code": "x\n", "model": "gpt-9"})
+        assert (named.status_code, named.json()["error"]["code"]) == (404, "model_not_found")
+        asked = {"model": "scripted", "code": "x = 1\n", "with_model": True}
+        unknown = httpx.post(f"{url}/v1/code/review", json=asked, timeout=60)
+        assert (unknown.status_code, unknown.json()["error"]["param"]) == (400, "model")
+        assert "doesn't say how long its window is" in unknown.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

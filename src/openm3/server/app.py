@@ -20,7 +20,7 @@ from openm3.server.conversation import EngineTalk, Talk
 from openm3.server.extras import Extras
 from openm3.server.gate import Doorkeeper, Gate
 from openm3.server.metrics import Metrics
-from openm3.server.routes import chat, completions, console, health, messages, models, relayed, responses, usage
+from openm3.server.routes import chat, code, completions, console, health, messages, models, relayed, responses, usage
 from openm3.server.settings import Settings
 from openm3.server.tracing import Tracing
 from openm3.server.upstreams.relay import Relay
@@ -51,7 +51,7 @@ def create_app(backend: Backend | None, settings: Settings | None = None, *, tra
         routers, talk = [endpoints.router(gate) for endpoints in (chat, completions, models)], EngineTalk(gate)
         routers.append(messages.counting_router(gate))
     extras = Extras(settings, front, accounts)
-    routers += [messages.router(talk), responses.router(talk, extras.responses), *extras.routers]
+    routers += [messages.router(talk), responses.router(talk, extras.responses), code.router(talk), *extras.routers]
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncGenerator[None, None]:

@@ -25,6 +25,21 @@ MAX_FETCHED = 16
 _MAX_BYTES = {"image_url": MAX_IMAGE_BYTES, "video_url": 50_000_000}  # the published API's limits
 
 
+@dataclass(frozen=True)
+class Speaker:
+    """A model that answers.
+
+    Attributes:
+        name: its own, whatever callers know it as.
+        window: tokens of prompt and answer together; None: its server doesn't say.
+        keeps_to_schemas: whether its answers are known to follow a JSON schema that is asked for.
+    """
+
+    name: str
+    window: int | None
+    keeps_to_schemas: bool
+
+
 class Talk(Protocol):
     """What answers conversations for endpoints that translate to them: the engine here, or upstreams.
 
@@ -37,6 +52,13 @@ class Talk(Protocol):
 
     def name(self, asked: str) -> str:
         """What the model that answers is called."""
+
+    def speaker(self, asked: str) -> Speaker:
+        """The model that answers.
+
+        Raises:
+            ApiError: there is none of that name.
+        """
 
     async def converse(self, asked: ChatRequest, fields: Mapping[str, str], request_id: str) -> Answering:
         """The answer; `fields` are as in `converse`.
@@ -59,6 +81,11 @@ class EngineTalk:
 
     def name(self, asked: str) -> str:
         return self._service.llm.name
+
+    def speaker(self, asked: str) -> Speaker:
+        llm = self._service.llm
+        check_model(asked, llm)
+        return Speaker(llm.name, llm.max_context, keeps_to_schemas=True)
 
     async def converse(self, asked: ChatRequest, fields: Mapping[str, str], request_id: str) -> Answering:
         return (await converse(self._service, asked, fields))[0]

@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from minimax_code.errors import InputError as CodeInputError
-from minimax_code.errors import SandboxError
+from minimax_code.errors import ModelError, SandboxError
 from openm3.errors import DatabaseError, InputError, OpenM3Error, WindowError
 from openm3.server.schema.request import UNKNOWN_FIELD, UNSUPPORTED_FIELD
 from openm3.server.schema.response import AnthropicDetail, AnthropicError, BaseResp, ErrorDetail, ErrorResponse
@@ -115,6 +115,8 @@ def as_api_error(error: Exception, request_id: str) -> ApiError:
             _log.error("%s failed: %s", request_id, error)
             message = f"the server can't reach its database of keys; its log has it as {request_id}"
             return ApiError(503, message, code="database_unavailable")
+        case ModelError(__cause__=Exception() as cause):  # from `ServedModel`
+            return as_api_error(cause, request_id)
         case SandboxError():
             return ApiError(503, str(error), code="no_sandbox")
         case OpenM3Error():

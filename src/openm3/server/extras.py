@@ -1,4 +1,4 @@
-"""What the server has beside the answers of its model: embeddings, images and code."""
+"""What the server has beside the answers of its model: embeddings, images, files and batches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from openm3.server.embedders import Embedder, SentenceEmbedder, StatesEmbedder
 from openm3.server.files import FileStore
 from openm3.server.images import DiffusersGenerator
 from openm3.server.response_store import ResponseStore
-from openm3.server.routes import batches, code, embeddings, files, images
+from openm3.server.routes import batches, embeddings, files, images
 from openm3.server.schema.embeddings import EmbeddingRequest
 from openm3.server.settings import Settings
 from openm3.server.upstreams.relay import Relay
@@ -65,8 +65,6 @@ class Extras:
                 at_once=_AT_ONCE,
             )
             self.routers.append(batches.router(self._batches))
-        if backend is not None:
-            self.routers.append(code.router(backend))
 
     async def start(self) -> None:
         """Goes on with what was going on in the background when the server last ended."""

@@ -1,53 +1,58 @@
-"""The served model as skills ask it: a question is an answer like those of the other endpoints, metered and queued."""
+"""The model of a request as skills ask it: a question is an answer as of other endpoints, metered and queued."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from minimax_code.errors import ModelError
 from minimax_code.model import Abilities, Reply, Request
 from minimax_code.model import Usage as ModelUsage
-from openm3.errors import OpenM3Error
+from openm3.errors import InputError, OpenM3Error
 from openm3.server.callers import Caller
-from openm3.server.conversation import converse
+from openm3.server.conversation import Talk
 from openm3.server.errors import ApiError
 from openm3.server.schema.chat import ChatRequest
 from openm3.server.schema.response import CompletionDetails, PromptDetails, Usage
 from openm3.server.wording import Piece
-
-if TYPE_CHECKING:
-    from openm3.server.backend import Backend
 
 
 class ServedModel:
     """A `Model` for one request to the server, on behalf of its caller.
 
     Args:
+        talk: answers.
+        asked: what the caller calls the model.
         sampling: fields of a chat completion that hold for every question, in the place of the skill's own.
         fields: what the caller knows the fields of a conversation as, as in `renamed`.
         told: hears every piece of the first answer.
+
+    Raises:
+        ApiError: there is no such model.
     """
 
     def __init__(
         self,
-        service: Backend,
+        talk: Talk,
+        asked: str,
         caller: Caller,
+        request_id: str,
         *,
         sampling: Mapping[str, Any],
         fields: Mapping[str, str],
         told: Callable[[Piece], None] | None = None,
     ) -> None:
-        self._service, self._caller = service, caller
+        self._talk, self._asked, self._speaker = talk, asked, talk.speaker(asked)
+        self._caller, self._request_id = caller, request_id
         self._sampling, self._fields, self._told = sampling, fields, told
         self._usages: list[Usage] = []
         self.replies: list[Reply] = []
 
     @property
     def name(self) -> str:
-        """The served model's."""
-        return self._service.llm.name
+        """The model's own."""
+        return self._speaker.name
 
     @property
     def usage(self) -> Usage:
@@ -55,8 +60,14 @@ class ServedModel:
         return total(self._usages)
 
     async def abilities(self) -> Abilities:
-        """The window; a JSON schema is always followed."""
-        return Abilities(context_tokens=self._service.llm.max_context, takes_json_schema=True)
+        """What is known of the model.
+
+        Raises:
+            InputError: its server doesn't say how long its window is.
+        """
+        if self._speaker.window is None:
+            raise InputError("model", f"the server of {self.name!r} doesn't say how long its window is, as this needs")
+        return Abilities(context_tokens=self._speaker.window, takes_json_schema=self._speaker.keeps_to_schemas)
 
     async def reply(self, request: Request) -> Reply:
         """The model's answer.
@@ -75,6 +86,7 @@ class ServedModel:
 
     async def _reply(self, request: Request, told: Callable[[Piece], None] | None) -> Reply:
         asked: dict[str, Any] = {
+            "model": self._asked,
             "messages": [{"role": turn.role, "content": turn.content} for turn in request.messages],
             "max_tokens": request.max_tokens,
             "temperature": request.temperature,
@@ -86,7 +98,7 @@ class ServedModel:
             schema = {"name": "answer", "schema": dict(request.json_schema)}
             asked["response_format"] = {"type": "json_schema", "json_schema": schema}
         given = {name: value for name, value in asked.items() if value is not None}
-        answer, _ = await converse(self._service, ChatRequest.model_validate(given), self._fields)
+        answer = await self._talk.converse(ChatRequest.model_validate(given), self._fields, self._request_id)
         pieces: list[Piece] = []
         async with aclosing(answer.pieces(self._caller)) as arriving:
             async for piece in arriving:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import uuid4
 
 from fastapi import APIRouter, Request, Response
@@ -22,18 +22,15 @@ from minimax_code.workbench.receipt import Receipt
 from openm3.hub import home
 from openm3.server.body import JsonRoute
 from openm3.server.callers import Caller, caller_of
+from openm3.server.conversation import Talk
 from openm3.server.disconnect import EventStream, until_disconnect
 from openm3.server.errors import as_api_error
-from openm3.server.routes.models import check_model
 from openm3.server.schema import code
 from openm3.server.schema.response import ErrorResponse, documented
 from openm3.server.served_model import ServedModel, total
 from openm3.server.wording import Piece, sent_event
 from openm3.server.workshop import Workshop
 from openm3.server.write_code import write_code
-
-if TYPE_CHECKING:
-    from openm3.server.backend import Backend
 
 _MAX_ISSUES = 1000
 _FACTS_ONLY = "These are the findings of analysers alone; no model has read the code."
@@ -42,7 +39,7 @@ _FIELDS = {"messages": "prompt", "messages[0]": "prompt", "messages[1]": "prompt
 _REVIEW_FIELDS = {"messages": "files", "messages[0]": "files"}
 
 
-def router(service: Backend) -> APIRouter:
+def router(talk: Talk) -> APIRouter:
     """The endpoints that write code with the served model, and review it with analysers and the model."""
     routes = APIRouter(route_class=JsonRoute)
     analysers, workshop = Analysers(), Workshop()
@@ -52,10 +49,10 @@ def router(service: Backend) -> APIRouter:
     )
     async def generate(asked: code.GenerateRequest, request: Request) -> Response:
         """Writes files and checks them; with `stream`, as server-sent events, the last of which is the whole."""
-        check_model(asked.model, service.llm)
         check_files([*asked.code_files(), *asked.test_files()])
-        generation = _Generation(service, asked, caller_of(request), workshop, analysers)
-        events = generation.events(request.state.request_id)
+        request_id = request.state.request_id
+        generation = _Generation(talk, asked, caller_of(request), request_id, workshop, analysers)
+        events = generation.events()
         first = await until_disconnect(request.receive, anext(events))
         if asked.stream:
             return EventStream(events)
@@ -65,30 +62,38 @@ def router(service: Backend) -> APIRouter:
     @routes.post("/v1/code/review", response_model=code.CodeReview, responses=documented(ErrorResponse))
     async def review_code(asked: code.ReviewRequest, request: Request) -> Response:
         """Says what is wrong with files."""
-        check_model(asked.model, service.llm)
+        if asked.with_model or "model" in asked.model_fields_set:  # facts alone need none
+            talk.speaker(asked.model)
         files = asked.code_files()
         check_files(files)
-        body = await until_disconnect(request.receive, _review(service, asked, files, caller_of(request), analysers))
+        work = _review(talk, asked, files, caller_of(request), request.state.request_id, analysers)
+        body = await until_disconnect(request.receive, work)
         return Response(body.model_dump_json(), media_type="application/json")
 
     return routes
 
 
 async def _review(
-    service: Backend, asked: code.ReviewRequest, files: Sequence[CodeFile], caller: Caller, analysers: Analysers
+    talk: Talk,
+    asked: code.ReviewRequest,
+    files: Sequence[CodeFile],
+    caller: Caller,
+    request_id: str,
+    analysers: Analysers,
 ) -> code.CodeReview:
+    name = talk.name(asked.model)
     standards = DEFAULT_STANDARDS if asked.standards is None else asked.standards
-    async with caller.reserve(service.llm.name, 0):
+    async with caller.reserve(name, 0):
         facts = await analysers.analyse(files, standards)
     found, notice, usage = Review(findings=facts), _FACTS_ONLY, total([])
     if asked.with_model:
-        model = ServedModel(service, caller, sampling={"model": asked.model}, fields=_REVIEW_FIELDS)
+        model = ServedModel(talk, asked.model, caller, request_id, sampling={}, fields=_REVIEW_FIELDS)
         known = await calibrate(model, home() / "calibrations")
         found = await review(model, files, facts, effort=Effort(calibration=known))
         read = f"The model has read {', '.join(found.read)}." if found.read else "No model has read the code."
         notice, usage = " ".join([read, *(f"{note[:1].upper()}{note[1:]}." for note in found.notes)]), model.usage
     return code.CodeReview(
-        **_checked("review", found.findings, service.llm.name if found.read else None, found.findings.receipts),
+        **_checked("review", found.findings, name if found.read else None, found.findings.receipts),
         usage=usage,
         files=[file.path for file in files],
         notice=notice,
@@ -99,16 +104,25 @@ class _Generation:
     """A solution, while it is made."""
 
     def __init__(
-        self, service: Backend, asked: code.GenerateRequest, caller: Caller, workshop: Workshop, analysers: Analysers
+        self,
+        talk: Talk,
+        asked: code.GenerateRequest,
+        caller: Caller,
+        request_id: str,
+        workshop: Workshop,
+        analysers: Analysers,
     ) -> None:
+        self._talk, self._request_id = talk, request_id
         self._asked, self._workshop, self._analysers = asked, workshop, analysers
         self._pieces: asyncio.Queue[Piece | None] = asyncio.Queue()
-        sampling = asked.model_dump(include={"model", "max_tokens", "top_p"}, exclude_none=True)
+        sampling = asked.model_dump(include={"max_tokens", "top_p"}, exclude_none=True)
         sampling.setdefault("max_tokens", None)  # as many as there is room for
-        self._model = ServedModel(service, caller, sampling=sampling, fields=_FIELDS, told=self._pieces.put_nowait)
+        self._model = ServedModel(
+            talk, asked.model, caller, request_id, sampling=sampling, fields=_FIELDS, told=self._pieces.put_nowait
+        )
         self._id = f"codegen-{uuid4().hex}"
 
-    async def events(self, request_id: str) -> AsyncGenerator[bytes, None]:
+    async def events(self) -> AsyncGenerator[bytes, None]:
         """Streamed: an empty event once the request is admitted, and then server-sent events; else the JSON alone."""
         stream = bool(self._asked.stream)
         work = asyncio.create_task(self._work())
@@ -133,7 +147,7 @@ class _Generation:
             except Exception as error:
                 if not stream:
                     raise
-                yield b"data: " + as_api_error(error, request_id).body("openai", request_id) + b"\n\n"
+                yield b"data: " + as_api_error(error, self._request_id).body("openai", self._request_id) + b"\n\n"
         finally:
             work.cancel()
             await asyncio.wait([work])
@@ -154,7 +168,10 @@ class _Generation:
         found = solution.findings or await self._analysers.parse(solution.files)
         reply = next((one for one in self._model.replies if one.content == solution.text), None)
         return code.CodeGeneration(
-            **{**_checked("generation", found, name, solution.receipts or found.receipts), "id": self._id},
+            **{
+                **_checked("generation", found, self._talk.name(asked.model), solution.receipts or found.receipts),
+                "id": self._id,
+            },
             usage=self._model.usage,
             content=solution.text,
             files=_written(solution, asked.language),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
+from minimax_code.model import window_of
 from openm3.errors import InputError
 from openm3.server.errors import ApiError
 from openm3.server.gate import overloaded
@@ -75,6 +76,17 @@ class Upstreams:
         """The upstreams that are up and serve a model."""
         theirs = self.theirs(model)
         return [each for each in self.all if each.is_up and theirs in each.models and each not in without]
+
+    def window(self, model: str) -> int | None:
+        """The shortest that its upstreams tell of a model; None: they tell none.
+
+        Raises:
+            ApiError: nobody serves it.
+        """
+        if not (having := self.having(model)):
+            raise self._nobody(model)
+        theirs = self.theirs(model)
+        return min((window for each in having if (window := each.models[theirs])), default=None)
 
     @asynccontextmanager
     async def place(self, model: str, without: Collection[Upstream] = ()) -> AsyncGenerator[Upstream, None]:
@@ -150,7 +162,7 @@ class Upstreams:
             async with asyncio.timeout(_CHECK_S):
                 response = await self.client.get(f"{upstream.url}/models")
             response.raise_for_status()
-            upstream.came_up(_names(response.json()))
+            upstream.came_up(_models(response.json()))
         except (httpx.HTTPError, ValueError, TimeoutError) as error:
             upstream.went_down(str(error) or type(error).__name__)
         if upstream.is_up != was_up:
@@ -158,15 +170,15 @@ class Upstreams:
             _log.warning("upstream %s %s", upstream.name, state)
 
 
-def _names(listed: Any) -> list[str]:
-    """The names in a list of models.
+def _models(listed: Any) -> dict[str, int | None]:
+    """The names in a list of models, with the windows that it tells.
 
     Raises:
         ValueError: it is none.
     """
     try:
-        return [str(model["id"]) for model in listed["data"]]
-    except (KeyError, TypeError) as error:
+        return {str(model["id"]): window_of(model) for model in listed["data"]}
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError("its list of models can't be read") from error
 
 

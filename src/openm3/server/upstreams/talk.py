@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from openm3.errors import InputError
 from openm3.server.answer import renamed
 from openm3.server.callers import Caller
+from openm3.server.conversation import Speaker
 from openm3.server.errors import ApiError
 from openm3.server.schema import response
 from openm3.server.schema.chat import ChatRequest
@@ -41,6 +42,11 @@ class UpstreamTalk:
     def name(self, asked: str) -> str:
         """What the client called the model."""
         return asked
+
+    def speaker(self, asked: str) -> Speaker:
+        """By the upstreams' name. Whether it keeps to schemas nobody tells."""
+        upstreams = self._relay.upstreams
+        return Speaker(upstreams.theirs(asked), upstreams.window(asked), keeps_to_schemas=False)
 
     async def converse(self, asked: ChatRequest, fields: Mapping[str, str], request_id: str) -> UpstreamAnswer:
         """The answer to a conversation.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -16,7 +16,7 @@ class Upstream:
     Attributes:
         url: up to the version, `http://host:8000/v1`.
         weight: its share of the requests, relative to the others'.
-        models: what it serves, by its own names.
+        models: what it serves, by its own names, with the windows that it tells.
         is_up: whether it answered when it was last asked.
         num_running: requests that it is answering for us.
         num_served: those that it was given since it came up.
@@ -24,7 +24,7 @@ class Upstream:
 
     url: str
     weight: float = 1.0
-    models: Sequence[str] = ()
+    models: Mapping[str, int | None] = field(default_factory=dict)
     is_up: bool = False
     num_running: int = 0
     num_served: int = 0
@@ -62,7 +62,7 @@ class Upstream:
         """The least burdened upstream is next: by what it is doing, then by what it has done."""
         return self.num_running / self.weight, self.num_served / self.weight
 
-    def came_up(self, models: Sequence[str]) -> None:
+    def came_up(self, models: Mapping[str, int | None]) -> None:
         """It has answered with what it serves."""
         self.is_up, self.models, self.error = True, models, ""
 
