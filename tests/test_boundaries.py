@@ -148,7 +148,8 @@ def test_works_without_torch(module: str) -> None:
 
 def test_agents_need_no_extra() -> None:
     """`pip install openm3` is all that the worker of a job and the command line import."""
-    script = "import sys, minimax_code.jobs.process, minimax_code.cli.main; print(*sys.modules)"
+    modules = "minimax_code.jobs.process, minimax_code.cli.main"
+    script = f"import sys; before = {{*sys.modules}}; import {modules}; print(*{{*sys.modules}} - before)"
     listed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
     core = _with_what_it_requires(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"])
     distributions = metadata.packages_distributions()

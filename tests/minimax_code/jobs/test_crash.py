@@ -184,8 +184,9 @@ def test_a_disk_that_is_full(tmp_path: Path) -> None:
 
 
 OF_ANY_VERSION = """
-import asyncio, os, signal, sys
+import asyncio, importlib.machinery, os, signal, sys
 from pathlib import Path
+sys.meta_path.insert(0, importlib.machinery.PathFinder)  # an editable install has a finder that comes before the path
 from helpers.steps import work
 from minimax_code import events
 from minimax_code.jobs.worker import work_on
