@@ -19,28 +19,27 @@ _AT_ONCE = 2  # requests whose code is at hand; the others wait
 
 
 class Workshop:
-    """Gives workbenches to requests, a few at once."""
+    """Gives workbenches to requests, a few at once, in a sandbox that was tried once."""
 
     def __init__(self) -> None:
         self._turns = asyncio.Semaphore(_AT_ONCE)
+        self._sandbox: Sandbox | None = None
 
     @asynccontextmanager
     async def bench(self, files: Sequence[CodeFile]) -> AsyncIterator[tuple[Workbench | None, str]]:
         """A workbench over files, or None and why there is none: then nothing may be run, and nothing is verified."""
-        sandbox, problem = _sandbox()
-        if sandbox is None:
+        problem = ""
+        if self._sandbox is None:  # where there is none, somebody may install one
+            try:
+                self._sandbox = await asyncio.to_thread(find_sandbox)  # it starts a process
+            except SandboxError as error:
+                problem = str(error)
+        if self._sandbox is None:
             yield None, problem
             return
         async with self._turns:
             with tempfile.TemporaryDirectory(prefix="openm3-code-") as name:
                 async with await Workspace.create(None, Path(name, "files")) as workspace:
-                    bench = Workbench(workspace, sandbox)
+                    bench = Workbench(workspace, self._sandbox)
                     lay(bench, files)
                     yield bench, ""
-
-
-def _sandbox() -> tuple[Sandbox | None, str]:
-    try:
-        return find_sandbox(), ""
-    except SandboxError as error:
-        return None, str(error)
