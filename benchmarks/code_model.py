@@ -47,26 +47,31 @@ async def compare(
     model: Model,
     sandbox: Sandbox,
     problems: Sequence[Problem],
+    *,
     candidates: int,
+    at_once: int,
+    seconds: float,
     say: Callable[[str], None],
-    until: float,
 ) -> dict[str, Any]:
-    """Both ways on the same problems, one after another until the time is over; only problems done both ways count."""
+    """Each problem by both ways, a few at once, begun for as long as the time lasts; one begun is ended both ways."""
     ways = {"first answer": 1, f"best of {candidates} by running": candidates}
     rows: dict[str, list[dict[str, Any]]] = {way: [] for way in ways}
-    for problem in problems:
-        for way, number in ways.items():
-            began = time.monotonic()
-            effort = Effort(candidates=number, max_tokens=400, temperature=0.0, seed=1)
-            code, usage, verdict = await answer(model, sandbox, problem, effort)
-            passed = bool(code) and await passes(sandbox, problem, code)
-            seconds = time.monotonic() - began
-            rows[way].append({"problem": problem.name, "passed": passed, "verdict": verdict, "seconds": seconds,
-                              "tokens": usage.total_tokens})  # fmt: skip
-            say(f"{problem.name}, {way}: {'passes' if passed else 'fails'} ({verdict}), {seconds:.0f} s")
-        if time.monotonic() > until:
-            break
-        await asyncio.sleep(0)
+    until, left = time.monotonic() + seconds, list(reversed(problems))
+
+    async def work() -> None:
+        while left and time.monotonic() < until:
+            problem = left.pop()
+            for way, number in ways.items():
+                began = time.monotonic()
+                effort = Effort(candidates=number, max_tokens=400, temperature=0.0, seed=1)
+                code, usage, verdict = await answer(model, sandbox, problem, effort)
+                passed = bool(code) and await passes(sandbox, problem, code)
+                took = time.monotonic() - began
+                rows[way].append({"problem": problem.name, "passed": passed, "verdict": verdict, "seconds": took,
+                                  "tokens": usage.total_tokens})  # fmt: skip
+                say(f"{problem.name}, {way}: {'passes' if passed else 'fails'} ({verdict}), {took:.0f} s")
+
+    await asyncio.gather(*(work() for _ in range(at_once)))
     return {
         way: {
             "passed": sum(one["passed"] for one in found),
@@ -74,7 +79,7 @@ async def compare(
             "interval": interval(sum(one["passed"] for one in found), len(found)),
             "tokens": sum(one["tokens"] for one in found),
             "seconds": sum(one["seconds"] for one in found),
-            "problems": found,
+            "problems": sorted(found, key=lambda one: str(one["problem"])),
         }
         for way, found in rows.items()
     }
