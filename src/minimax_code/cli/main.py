@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 
 import click
 
-from minimax_code.cli.apply import apply
-from minimax_code.cli.do import do, execute
-from minimax_code.cli.doctor import doctor
-from minimax_code.cli.jobs import jobs
-from minimax_code.cli.review import review
-from minimax_code.cli.start import start
-from minimax_code.cli.worker import worker
 from minimax_code.errors import CodeError
 
 FAILED, INTERRUPTED = 1, 130
+# Where each command is, and what it does. Most bring an HTTP client or a terminal's screen, which `--help` needs not.
+COMMANDS = {
+    "do": ("minimax_code.cli.do:do", "Do a task on a copy of the folder, and show the change."),
+    "exec": ("minimax_code.cli.do:execute", "Do a task and print each event as a line of JSON."),
+    "apply": ("minimax_code.cli.apply:apply", "Apply a task's result to your files, or to a branch."),
+    "jobs": ("minimax_code.cli.start:jobs", "Start, list, follow, pause, resume and cancel jobs."),
+    "review": ("minimax_code.cli.review:review", "Review a change: of a local repository, or a pull request."),
+    "doctor": ("minimax_code.cli.doctor:doctor", "Tell which sandbox, tools and model are used, and why."),
+    "worker": ("minimax_code.cli.worker:worker", "Work off the jobs of a store."),
+}
 
 
 class TaskGroup(click.Group):
@@ -27,6 +31,16 @@ class TaskGroup(click.Group):
         if first is not None and first not in self.commands and " " in first:
             args = ["do", *args]
         return super().parse_args(context, args)
+
+    def resolve_command(
+        self, context: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Imports the command that is run; the group itself knows names and sentences."""
+        name, command, rest = super().resolve_command(context, args)
+        if name in COMMANDS:
+            module, _, attribute = COMMANDS[name][0].partition(":")
+            command = getattr(import_module(module), attribute)
+        return name, command, rest
 
 
 @click.group(cls=TaskGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -43,9 +57,8 @@ def minimax_code() -> None:
     """
 
 
-for command in (do, execute, apply, jobs, review, doctor, worker):
-    minimax_code.add_command(command)
-jobs.add_command(start)
+for name, (_, does) in COMMANDS.items():
+    minimax_code.add_command(click.Command(name, short_help=does))
 
 
 def main() -> None:

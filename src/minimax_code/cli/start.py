@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from minimax_code.cli.jobs import opened
+from minimax_code.cli.jobs import jobs, opened
 from minimax_code.cli.options import Wanted, work_options
 
 
-@click.command()
+@jobs.command()
 @click.argument("description")
 @work_options
 @click.option("--days", type=click.FloatRange(0, min_open=True), help="How long it may be worked on.")
