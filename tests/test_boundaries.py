@@ -57,10 +57,17 @@ CODE_LAYERS: Layers = (
     ("minimax_code.events", "minimax_code.budget"),
     ("minimax_code.model", "minimax_code.contract"),
     ("minimax_code.workbench",),
+    ("minimax_code.join_ray",),
     ("minimax_code.record", "minimax_code.errors", "minimax_code.loop"),
 )
 # They know no HTTP client, so that the server can use them too.
-SHARED_WITH_SERVER = ("minimax_code.workbench", "minimax_code.skills", "minimax_code.model", "minimax_code.errors")
+SHARED_WITH_SERVER = (
+    "minimax_code.workbench",
+    "minimax_code.skills",
+    "minimax_code.model",
+    "minimax_code.join_ray",
+    "minimax_code.errors",
+)
 # Modules that must not bring torch, not even through others.
 WITHOUT_TORCH = (
     "openm3",

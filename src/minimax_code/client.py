@@ -25,7 +25,7 @@ from minimax_code.store import Store, default_url
 from minimax_code.work.agent import Agent
 from minimax_code.work.progress import Progress
 from minimax_code.work.result import TaskResult
-from minimax_code.work.strategy import STRATEGIES, Wanted
+from minimax_code.work.strategy import Wanted, check_strategy
 from minimax_code.work.task import Task
 
 Mode = Literal["autonomous"]
@@ -74,8 +74,7 @@ class MiniMaxCode:
             raise InputError("mode", f"{mode!r} is for the command line, where somebody can be asked")
         if folder is not None and not Path(folder).is_dir():
             raise InputError("folder", f"{folder} is no folder")
-        if strategy not in STRATEGIES:
-            raise InputError("strategy", f"{strategy!r} is none; there are {', '.join(STRATEGIES)}")
+        check_strategy(strategy)
         self._folder = None if folder is None else Path(folder).resolve()
         self._api_key, self._rules, self._price, self._strategy = api_key, tuple(rules), price, strategy
         self._address: dict[str, Any] = {"base_url": base_url, "model": model, "context_tokens": context_tokens}

@@ -27,7 +27,7 @@ class ServerModel:
 
     Args:
         base_url, api_key: as of `minimax.MiniMaxM3`: else those of the environment, else a local server.
-        model: by the server's name; else the only one that it serves.
+        model: by a name that the server knows; else the only one that it serves, or its "default".
         context_tokens: the model's window, for a server that doesn't say.
         timeout: seconds for one reply.
     """
@@ -96,11 +96,16 @@ class ServerModel:
             served = {model.id: window_of(model.model_dump()) async for model in self._client.models.list()}
         except openai.OpenAIError as error:
             raise ModelError(f"{self.name}: {error}") from error
-        if self._model is None:
-            if len(served) != 1:
-                names = ", ".join(served) or "none"
-                raise ModelError(f"{self.name}: the server has {names}; name one with --model (model)")
+        if self._model is None and len(served) == 1:
             (self._model,) = served
+        if (name := self._model or self._client.defaults.model) in served:
+            self._model = name
+        elif found := await self._by_other_name(name):
+            self._model = found.id
+            served[found.id] = window_of(found.model_dump())
+        if self._model is None:
+            names = ", ".join(served) or "none"
+            raise ModelError(f"{self.name}: the server has {names}; name one with --model (model)")
         window = self._context_tokens or served.get(self._model)
         if window is None:
             raise ModelError(
@@ -108,6 +113,13 @@ class ServerModel:
                 "(context_tokens)"
             )
         return window
+
+    async def _by_other_name(self, name: str) -> Any:
+        """A model that the server lists by another name: ours knows "default" and "minimax-m3" for what it serves."""
+        try:
+            return await self._client.models.retrieve(name)
+        except openai.OpenAIError:  # what is wrong with the name the first question to the model will say
+            return None
 
     async def _takes(self, **field: Any) -> bool:
         request = Request(messages=(Message(role="user", content="Hello"),), max_tokens=1, **field)

@@ -27,17 +27,25 @@ class Server(httpx2.AsyncBaseTransport):
 
     def __init__(
         self, *, model: dict[str, Any], refuses: tuple[str, ...] = (), message: dict[str, Any] | None = None,
-        serves: bool = True,
+        serves: int = 1, has_default: bool = False,
     ) -> None:  # fmt: skip
-        self._serves = serves
+        self._serves, self._has_default = serves, has_default
         self._model, self._refuses, self._message = model, refuses, message or {}
         self.bodies: list[dict[str, Any]] = []
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        if request.url.path.endswith("/models/default") and self._has_default:
+            model = {"id": "m", "object": "model", "created": 0, **self._model}
+            return httpx2.Response(200, json=model, request=request)
+        if "/models/" in request.url.path:
+            error = {"error": {"message": "there is none of this name", "type": "invalid_request_error"}}
+            return httpx2.Response(404, json=error, request=request)
         if request.method == "GET":
             listed = {
                 "object": "list",
-                "data": [{"id": "m", "object": "model", "created": 0, **self._model}] * self._serves,
+                "data": [
+                    {"id": "mn"[:i], "object": "model", "created": 0, **self._model} for i in range(1, self._serves + 1)
+                ],
             }
             return httpx2.Response(200, json=listed, request=request)
         body = json.loads(await request.aread())
@@ -92,7 +100,22 @@ def test_a_model_that_nobody_named_is_the_only_one_or_it_is_asked_for() -> None:
 
     assert asked(Server(model={"max_model_len": 100}), name) == "m at test"
     with pytest.raises(ModelError, match="the server has none; name one with --model"):
-        asked(Server(model={}, serves=False), name)
+        asked(Server(model={}, serves=0), name)
+    with pytest.raises(ModelError, match="the server has m, mn; name one with --model"):
+        asked(Server(model={}, serves=2), name)
+
+
+def test_a_model_is_known_by_the_name_that_the_server_lists() -> None:
+    """So that it is calibrated once, whatever it is called."""
+
+    async def window_and_name(model: ServerModel) -> tuple[int, str]:
+        return (await model.abilities()).context_tokens, model.name
+
+    server = Server(model={"max_model_len": 100}, serves=2, has_default=True)
+    for named in (None, "default", "m"):
+        assert asked(server, window_and_name, model=named) == (100, "m at test")
+    with pytest.raises(ModelError, match="other at test: the server doesn't say how long"):
+        asked(server, window_and_name, model="other")
 
 
 def test_what_the_server_refuses_it_cant_do_and_it_is_tried_once() -> None:

@@ -149,6 +149,7 @@ def test_what_cannot_be_had_is_told_by_its_option(tiny_model: Path) -> None:
         port = nobody.getsockname()[1]
     for options, message in (
         (["--ray", "ray://127.0.0.1:1"], "--ray: 'ray://127.0.0.1:1' is no HOST:PORT"),
+        (["--ray", "127.0.0.1:1"], "--ray: there is no Ray cluster at 127.0.0.1:1"),
         (["--replicas", "2", "--load", "x"], "--load: is for one engine in this process"),
         (["--replicas", "2", "--upstream", "http://127.0.0.1:9"], "--replicas: is for a model that is loaded here"),
     ):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from minimax_code.clusters.decomposition import given
@@ -11,6 +13,7 @@ from minimax_code.clusters.errand import AgentSpec, Errand, Work, attempt
 from minimax_code.clusters.subtask import Subtask
 from minimax_code.clusters.task import do_task
 from minimax_code.errors import InputError
+from minimax_code.work.strategy import Wanted, check_strategy
 
 
 class Agent:
@@ -19,8 +22,9 @@ class Agent:
     Args:
         id: unique in its cluster.
         capabilities: what it knows about; case doesn't count.
-        model: by the name that the model's server knows; None: the only one that it has.
+        model: by the name that the model's server knows; None: the only one that it has, or its "default".
         max_concurrent_tasks: how many sub-tasks it does at once.
+        strategy: how it works on them, as of `MiniMaxCode`.
         work: how it does them; as tasks, with files, checks and a verifier, where nothing else is said.
 
     Attributes:
@@ -40,13 +44,16 @@ class Agent:
         model: str | None = None,
         max_concurrent_tasks: int = 3,
         *,
+        strategy: Wanted = "auto",
         work: Work = do_task,
     ) -> None:
         if isinstance(capabilities, str):
             raise InputError("capabilities", f"{capabilities!r} is one text; give a list of them")
         if max_concurrent_tasks < 1:
             raise InputError("max_concurrent_tasks", f"must be 1 or more, got {max_concurrent_tasks}")
+        check_strategy(strategy)
         self.id, self.name, self.role, self.model = id, name, role, model
+        self.strategy: Wanted = strategy
         self.capabilities = tuple(capabilities)
         self.max_concurrent_tasks = max_concurrent_tasks
         self.num_running = self.num_begun = 0
@@ -59,7 +66,14 @@ class Agent:
     @property
     def spec(self) -> AgentSpec:
         """What others have to know of it."""
-        return AgentSpec(id=self.id, name=self.name, role=self.role, capabilities=self.capabilities, model=self.model)
+        return AgentSpec(
+            id=self.id,
+            name=self.name,
+            role=self.role,
+            capabilities=self.capabilities,
+            model=self.model,
+            strategy=self.strategy,
+        )
 
     @property
     def load(self) -> float:
@@ -84,17 +98,29 @@ class Agent:
         """It has one less."""
         self.num_running -= 1
 
-    def execute(self, task: Mapping[str, Any] | Subtask) -> dict[str, Any]:
+    def execute(
+        self,
+        task: Mapping[str, Any] | Subtask,
+        *,
+        inputs: Mapping[str, dict[str, Any]] = {},
+        folder: str | os.PathLike[str] | None = None,
+    ) -> dict[str, Any]:
         """Does a sub-task by itself, outside of any cluster; `success` of the result says whether it is done.
+
+        Args:
+            inputs: results of others that it goes on from, with the files that they have made, by their ids in order.
+            folder: the files to begin with; None to begin with nothing.
 
         Raises:
             InputError: the sub-task can't be used.
         """
         alone = dict(task) if isinstance(task, Mapping) else task.model_dump()
         [subtask] = given([alone | {"dependencies": ()}])
+        where = None if folder is None else str(Path(folder).resolve())
+        errand = Errand(subtask=subtask, agent=self.spec, inputs=inputs, folder=where)
         self.begin()
         try:
-            outcome = asyncio.run(attempt(self.work, Errand(subtask=subtask, agent=self.spec)))
+            outcome = asyncio.run(attempt(self.work, errand))
         finally:
             self.end()
         return {**outcome.result, "success": outcome.success, "cause": outcome.cause}

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from minimax_code.clusters.agent import Agent
 from minimax_code.clusters.board import Board
@@ -17,6 +17,7 @@ from minimax_code.clusters.decomposition import given
 from minimax_code.clusters.errand import Work
 from minimax_code.clusters.executor import Executor, LocalExecutor
 from minimax_code.clusters.files import diffs_of, merged
+from minimax_code.clusters.on_ray import RayExecutor
 from minimax_code.clusters.progress import Progress
 from minimax_code.clusters.router import TaskRouter
 from minimax_code.clusters.run import OnProgress, Run
@@ -30,13 +31,15 @@ from minimax_code.jobs.worker import LEASE_S, Assignment, work_on
 from minimax_code.model import Model
 from minimax_code.skills.prompt import prompt_of
 from minimax_code.store import Store, default_url
+from minimax_code.work.strategy import Wanted, check_strategy
 
 QUEUE = "clusters"
 """The store's queue of runs."""
 
-Where = Literal["local", "workers"]
+Where = Literal["local", "workers", "ray"]
+EXECUTORS: tuple[Where, ...] = get_args(Where)
 _REQUIRED = ("id", "name", "role", "capabilities")
-_OPTIONAL = ("model", "max_concurrent")
+_OPTIONAL = ("model", "max_concurrent", "strategy")
 
 
 class AgentCluster:
@@ -52,8 +55,10 @@ class AgentCluster:
         config: as of `ClusterConfig`; a name that isn't known is refused.
         model: who splits tasks; None: the model of the server that the environment names.
         folder: the files to work on, which stay as they are; None to begin with nothing.
+        strategy: "agent", "pipeline" or "auto", as of `MiniMaxCode`, for agents whose specification has none.
         work: how agents do sub-tasks, where not as tasks of their own.
-        executor: where they are done: in this process, or by workers (`minimax-code worker`).
+        executor: where they are done: in this process, by workers (`minimax-code worker`), or on a Ray cluster.
+        ray: its address, `HOST:PORT`, or "auto" for the one that this machine is in; None: one of this machine alone.
         store: where runs are kept; else MINIMAX_CODE_STORE, or the user's own file. Workers need the same one.
         on_progress: called after each change. What it raises ends the run, which can be resumed.
 
@@ -70,8 +75,10 @@ class AgentCluster:
         *,
         model: Model | None = None,
         folder: str | os.PathLike[str] | None = None,
+        strategy: Wanted = "auto",
         work: Work = do_task,
         executor: Where = "local",
+        ray: str | None = None,
         store: str | None = None,
         on_progress: OnProgress = lambda _: None,
     ) -> None:
@@ -80,6 +87,7 @@ class AgentCluster:
         self.task_router = TaskRouter(model)
         self.executor: Where = executor
         self.job: str | None = None
+        self._ray, self._strategy = ray, strategy
         self._folder = None if folder is None else Path(folder).resolve()
         self._work, self._store_url, self._on_progress = (
             work,
@@ -89,8 +97,11 @@ class AgentCluster:
         self._board: Board | None = None
         if self._folder is not None and not self._folder.is_dir():
             raise InputError("folder", f"{self._folder} is not there")
-        if executor not in ("local", "workers"):
-            raise InputError("executor", f"{executor!r} is not known; there are local and workers")
+        check_strategy(strategy)
+        if executor not in EXECUTORS:
+            raise InputError("executor", f"{executor!r} is not known; there are {', '.join(EXECUTORS)}")
+        if ray is not None and executor != "ray":
+            raise InputError("ray", f"is the address for executor='ray', not for {executor!r}")
         if executor == "workers" and work is not do_task:
             raise InputError("work", "is the workers' own here; give it to them: minimax-code worker --work")
 
@@ -112,7 +123,8 @@ class AgentCluster:
         """Adds agents.
 
         Args:
-            agent_specs: of each `id`, `name`, `role` and `capabilities`; where wanted `model` and `max_concurrent`.
+            agent_specs: of each `id`, `name`, `role` and `capabilities`; where wanted `model`, `max_concurrent` and
+                `strategy`.
 
         Raises:
             InputError: one of them can't be used, or there are too many; none was added.
@@ -235,6 +247,8 @@ class AgentCluster:
         match self.executor:
             case "workers":
                 return WorkersExecutor(store, job)
+            case "ray":
+                return RayExecutor(self._ray)
             case "local":
                 return LocalExecutor()
 
@@ -250,8 +264,9 @@ class AgentCluster:
                 raise InputError(f"{field}.{name}", f"is not understood; there is {near[0]}")
         if missing := [name for name in _REQUIRED if name not in spec]:
             raise InputError(f"{field}.{missing[0]}", "is missing")
-        options = {"max_concurrent_tasks": spec["max_concurrent"]} if "max_concurrent" in spec else {}
-        options |= {"model": spec["model"]} if "model" in spec else {}
+        options = {"strategy": self._strategy, **{name: spec[name] for name in _OPTIONAL if name in spec}}
+        if "max_concurrent" in options:
+            options["max_concurrent_tasks"] = options.pop("max_concurrent")
         try:
             return Agent(*(spec[name] for name in _REQUIRED), **options, work=self._work)
         except InputError as error:

@@ -8,6 +8,10 @@ from typing import Any
 from minimax_code.clusters.subtask import Subtask
 from minimax_code.errors import CodeError
 from minimax_code.record import Record
+from minimax_code.work.strategy import Wanted
+
+MOST_LOST = 3
+"""Processes or machines that an errand may take along before it has failed."""
 
 
 class AgentSpec(Record):
@@ -18,6 +22,7 @@ class AgentSpec(Record):
     role: str
     capabilities: tuple[str, ...] = ()
     model: str | None = None
+    strategy: Wanted = "auto"
 
 
 class Errand(Record):

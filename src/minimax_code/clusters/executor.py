@@ -1,4 +1,4 @@
-"""Where errands are done: in this process, or by workers on many machines."""
+"""Where errands are done: in this process, or elsewhere."""
 
 from __future__ import annotations
 

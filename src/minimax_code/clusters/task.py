@@ -38,6 +38,7 @@ async def do_task(errand: Errand) -> Outcome:
                 folder=folder,
                 place=Path(place) / "work",
                 log=MemoryLog(),
+                strategy=agent.strategy,
                 calibrations=default_cache(),
             )
         finally:

@@ -6,7 +6,7 @@ import asyncio
 import os
 from functools import partial
 
-from minimax_code.clusters.errand import Errand, Outcome, Work, attempt
+from minimax_code.clusters.errand import MOST_LOST, Errand, Outcome, Work, attempt
 from minimax_code.errors import LeaseError
 from minimax_code.events import Log, TaskEnded, WorkerStarted, WorkerStopped
 from minimax_code.jobs.worker import LEASE_S, Assignment, work_on
@@ -17,7 +17,6 @@ QUEUE = "errands"
 
 _IDLE_S = 0.5  # between two looks of a worker that has nothing to do
 _FIRST_LOOK_S, _LONGEST_LOOK_S = 0.05, 2.0  # between looks at an errand: those that take long are looked at seldom
-_MOST_LOST = 3  # workers whom an errand may take along
 
 
 class WorkersExecutor:
@@ -87,7 +86,7 @@ async def _do(assignment: Assignment, log: Log, *, work: Work) -> None:
     errand = Errand.model_validate(assignment.spec, strict=False)
     lost = _lost(log)
     causes = tuple(f"the worker {name} was lost, and what had come of it is not known" for name in lost)
-    if len(lost) >= _MOST_LOST:
+    if len(lost) >= MOST_LOST:
         outcome = Outcome(success=False, cause=f"{len(lost)} workers were lost over it: {', '.join(lost)}")
     else:
         outcome = await attempt(work, errand.model_copy(update={"causes": errand.causes + causes}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, get_args
 
+from minimax_code.errors import InputError
 from minimax_code.events import StrategyChosen
 from minimax_code.model import Model
 from minimax_code.skills.calibration import calibrate, known_calibration
@@ -14,6 +15,16 @@ STRATEGIES: tuple[Wanted, ...] = get_args(Wanted)
 
 CALIBRATOR = "calibration"
 """What asks the model its questions, as the events say it."""
+
+
+def check_strategy(wanted: str) -> None:
+    """Refuses what is none.
+
+    Raises:
+        InputError: it is none.
+    """
+    if wanted not in STRATEGIES:
+        raise InputError("strategy", f"{wanted!r} is none; there are {', '.join(STRATEGIES)}")
 
 
 async def choose(wanted: Wanted, *, model: Model, cache: Path | None) -> StrategyChosen:

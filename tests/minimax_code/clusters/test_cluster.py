@@ -293,6 +293,7 @@ def test_configurations_are_refused_by_their_field(config: dict[str, object], me
         ([{**SPECS[0], "capability": "x"}], "agents.0.capability: is not understood; there is capabilities"),
         ([{**SPECS[0], "capabilities": "python"}], "agents.0.capabilities: 'python' is one text; give a list of them"),
         ([{**SPECS[0], "max_concurrent": 0}], "agents.0.max_concurrent_tasks: must be 1 or more, got 0"),
+        ([{**SPECS[0], "strategy": "x"}], "agents.0.strategy: 'x' is none; there are auto, agent, pipeline"),
         ([SPECS[0], SPECS[0]], "agents: the id 'py' is there twice"),
         (SPECS, "agents: 3 are more than the 2 of config.max_agents"),
     ],
@@ -307,6 +308,11 @@ def test_agents_are_refused_by_their_field(
     assert cluster.agents == []
 
 
+def test_an_agents_strategy_is_its_own_or_the_clusters(new_cluster: NewCluster) -> None:
+    cluster = new_cluster(strategy="pipeline", specs=[SPECS[0], {**SPECS[1], "strategy": "agent"}])
+    assert [agent.spec.strategy for agent in cluster.agents] == ["pipeline", "agent"]
+
+
 def test_what_cannot_work_is_refused(new_cluster: NewCluster, tmp_path: Path) -> None:
     for call in ("decompose_task", "execute_parallel", "resume"):
         with pytest.raises(InputError, match="agents: there are none yet; call initialize_agents first"):
@@ -315,6 +321,7 @@ def test_what_cannot_work_is_refused(new_cluster: NewCluster, tmp_path: Path) ->
     for options, message in (
         ({"executor": "threads"}, "executor: 'threads' is not known"),
         ({"executor": "workers"}, "work: is the workers' own here"),
+        ({"strategy": "x"}, "strategy: 'x' is none; there are auto, agent, pipeline"),
         ({"folder": tmp_path / "x"}, f"folder: {tmp_path / 'x'} is not there"),
     ):
         with pytest.raises(InputError, match=message):

@@ -7,13 +7,13 @@ keys, fair shares and prompts that are tokens, so that routing can go by what a 
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from minimax_code.errors import InputError as CodeInputError
+from minimax_code.join_ray import join_ray
 from openm3 import __version__, hub
 from openm3.config import EngineConfig
 from openm3.context.evidence import Observed
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from openm3.engine.service import Service, ServiceStatus
 
 _AT_ONCE = 10_000  # requests and checks of one replica; the engine has its own queue
-_OBJECT_STORE = 128 << 20  # bytes; what is sent is small
 _CLOSING_S = 10.0
 
 
@@ -60,23 +59,10 @@ def connect(address: str | None) -> None:
     Raises:
         InputError: Ray isn't installed, or there is no cluster.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # or it would call home
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # its future default; else it warns
-    field = "--replicas" if address is None else "--ray"
     try:
-        import ray
-    except ImportError:
-        raise InputError(field, "needs Ray: pip install 'openm3[ray]'") from None
-    if address is not None and "://" in address:
-        raise InputError(field, f"{address!r} is no HOST:PORT; Ray's client can't stream, so join the cluster itself")
-    on_sigterm = signal.getsignal(signal.SIGTERM)
-    local: dict[str, Any] = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
-    try:
-        ray.init(address=address or "local", log_to_driver=False, configure_logging=False,
-                 **({} if address else local))  # fmt: skip
-    except (ConnectionError, ValueError) as error:
-        raise InputError(field, f"there is no Ray cluster at {address}: {error}") from error
-    signal.signal(signal.SIGTERM, on_sigterm)  # Ray's own would have the server end as if it had failed
+        join_ray(address, field="--replicas" if address is None else "--ray")
+    except CodeInputError as error:
+        raise InputError(error.field, error.message) from error
 
 
 def start(options: ReplicaOptions) -> RayReplicas:
