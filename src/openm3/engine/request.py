@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -115,6 +116,11 @@ class Request:
         states are asked for are as a rule asked for once.
         """
         return self.altered or self.pooled is not None
+
+    @cached_property
+    def prompt_vocabulary(self) -> NDArray[np.int64]:
+        """The tokens that occur in the prompt, ascending."""
+        return np.unique(np.asarray(self.prompt_ids, np.int64))
 
     @property
     def num_tokens(self) -> int:
