@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from minimax_code.remote import ServerModel
+from minimax_code.cli.options import Wanted, model_options
 from minimax_code.review import render
 from minimax_code.review.config import read_config
 from minimax_code.review.posting import review_pull_request
@@ -39,8 +39,8 @@ from minimax_code.workbench.analysers import STANDARDS
 @click.option("--junit", type=click.Path(path_type=Path), help="Write it as JUnit's XML.")
 @click.option("--review-json", type=click.Path(path_type=Path), help="Write it as GitHub takes it.")
 @click.option("--post", is_flag=True, help="Post the review of a pull request, with the token in GITHUB_TOKEN.")
-@click.option("--base-url", help="A model's server, such as http://127.0.0.1:8000/v1, which reads the change too.")
-@click.option("--model", "model_name", help="The model there; by default the one that it serves.")
+@model_options
+@click.option("--facts-only", is_flag=True, help="Ask no model, even where one is named.")
 @click.option("--python", help="The interpreter that has what the project needs; by default that of its .venv.")
 @click.pass_context
 def review(
@@ -55,16 +55,18 @@ def review(
     review_json: Path | None,
     post: bool,
     base_url: str | None,
-    model_name: str | None,
+    model: str | None,
+    context_tokens: int | None,
     python: str | None,
     **options: object,
 ) -> None:
     """Review a change: of a local repository, or a pull request.
 
-    Analysers and tests run on both sides in a sandbox, and only what is new counts. With --base-url a model reads the
-    change too, if a short examination finds that it can judge, and its findings are tried by tests. The repository is
-    only read, unless --branch asks for a branch. Exits with 1 where something of weight is found, or less is covered
-    than --min-coverage asks for.
+    Analysers and tests run on both sides in a sandbox, and only what is new counts. A model reads the change too where
+    one is named, by --base-url, --model, MINIMAX_BASE_URL or your settings, if a short examination finds that it can
+    judge; its findings are tried by tests. Without one these are facts only. The repository is only read, unless
+    --branch asks for a branch. Exits with 1 where something of weight is found, or less is covered than --min-coverage
+    asks for.
     """
     given = {name: value for name, value in options.items() if value not in (None, (), False)}
     config = read_config(given)
@@ -76,11 +78,14 @@ def review(
     if hash_ and not number.isdigit():
         raise click.UsageError("a pull request is URL#NUMBER, as https://github.com/owner/name#12")
 
+    wanted = Wanted(base_url=base_url, model=model, context_tokens=context_tokens)
+    is_named = bool(wanted.address["base_url"] or wanted.address["model"])
+
     async def run() -> Review:
-        model = ServerModel(base_url, model=model_name) if base_url or model_name else None
+        reader = wanted.server_model() if is_named and not config.facts_only else None
         if not hash_:
-            return await review_range(repo, what, config, model=model, python=python)
-        found, posted = await review_pull_request(url, int(number), config, model=model, python=python, post=post)
+            return await review_range(repo, what, config, model=reader, python=python)
+        found, posted = await review_pull_request(url, int(number), config, model=reader, python=python, post=post)
         if post:
             click.echo(f"Posted: {posted}\n" if posted else "This head was reviewed before; nothing was posted.\n")
         return found

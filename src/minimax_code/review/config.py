@@ -19,6 +19,7 @@ class ReviewConfig(Record):
     Attributes:
         standards: of `STANDARDS`, or files of the repository with rules of its own ("CONTRIBUTING.md"), which only a
             model can read; they are refused where none reviews.
+        facts_only: whether no model is asked, even where there is one.
         auto_fix: whether fixes are made, each a commit of its own, where checks improve and none gets worse.
         auto_test: whether tests are written for changed lines that no test runs.
         min_coverage: percent of the changed lines that tests have to run, or None.
@@ -29,6 +30,7 @@ class ReviewConfig(Record):
     """
 
     standards: tuple[str, ...] = ("security", "types", "performance")
+    facts_only: bool = False
     auto_fix: bool = False
     auto_test: bool = False
     min_coverage: float | None = Field(default=None, ge=0, le=100)

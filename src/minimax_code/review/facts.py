@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -13,17 +12,17 @@ from pathlib import PurePosixPath
 from minimax_code.review.blame import Regression, find_causes
 from minimax_code.review.change import Change
 from minimax_code.review.config import ReviewConfig
-from minimax_code.review.issue import Replacement, ReviewIssue
+from minimax_code.review.issue import ReviewIssue, counted
+from minimax_code.review.new_findings import is_file, line_at, new_findings
 from minimax_code.workbench.bench import Workbench
 from minimax_code.workbench.coverage import ChangedLines, of_changed
-from minimax_code.workbench.files import path_problem, read_inside
-from minimax_code.workbench.findings import Findings, Issue
+from minimax_code.workbench.files import path_problem
 from minimax_code.workbench.receipt import Case, Receipt
 from minimax_code.workbench.running import Limits
 from minimax_code.workbench.syntax import language_of
 from minimax_code.workbench.testrun import TestRun, is_test
 
-_MAX_RELATED = 60  # files that import what was changed
+_NO_MODULE = re.compile(r"^E? *ModuleNotFoundError: No module named '([\w.]+)'", re.MULTILINE)
 _NOT_READ = (
     "is binary or a link",
     "is of a kind that nothing here reads",
@@ -70,7 +69,7 @@ async def gather(base: Workbench, head: Workbench, change: Change, config: Revie
     """
     unread = {path: why for path in change.present if (why := _why_unread(head, change, path, config))}
     read = tuple(path for path in change.present if path not in unread)
-    found, receipts = await _new_findings(base, head, change, config, read)
+    found, receipts = await new_findings(base, head, change, config, read)
     sources = [path for path in read if not is_test(path)]
     limits = Limits(seconds=config.test_seconds)
     issues: list[ReviewIssue] = found
@@ -105,69 +104,12 @@ async def gather(base: Workbench, head: Workbench, change: Change, config: Revie
 
 def _why_unread(head: Workbench, change: Change, path: str, config: ReviewConfig) -> str:
     checks = (
-        change.files[path].binary or not _is_file(head, path),
+        change.files[path].binary or not is_file(head, path),
         language_of(path) is None and PurePosixPath(path).suffix not in (".json", ".toml"),
         any(fnmatch(path, pattern) for pattern in config.exclude),
         path_problem(path) is not None,
     )
     return next((why for applies, why in zip(checks, _NOT_READ, strict=True) if applies), "")
-
-
-async def _new_findings(
-    base: Workbench, head: Workbench, change: Change, config: ReviewConfig, read: Sequence[str]
-) -> tuple[list[ReviewIssue], tuple[Receipt, ...]]:
-    paths = [*read, *await _related(head, change, read)]
-    old = {path: change.old_path(path) for path in paths}
-    there = [old[path] for path in paths if _is_file(base, old[path])]
-    here = [path for path in paths if _is_file(head, path)]
-    before, after = await asyncio.gather(base.analyse(there, config.named), head.analyse(here, config.named))
-    names = {name: path for path, name in old.items()}
-    kinds = [_kind(issue, names.get(issue.file, issue.file)) for issue in before.issues]
-    texts = [_line(base, issue.file, issue.line) for issue in before.issues]
-    known, same = Counter(kinds), Counter(zip(kinds, texts, strict=True))
-    return _not_known(head, change, after, known, same), (*before.receipts, *after.receipts)
-
-
-def _not_known(
-    head: Workbench, change: Change, after: Findings, known: Counter[_Kind], same: Counter[tuple[_Kind, str]]
-) -> list[ReviewIssue]:
-    """Findings of which there were fewer on the base; of several alike, those on lines that the base didn't have."""
-    texts = {issue: _line(head, issue.file, issue.line) for issue in after.issues}
-    left = []
-    for issue in after.issues:
-        place = (_kind(issue, issue.file), texts[issue])
-        if same[place]:
-            same[place] -= 1
-            known[place[0]] -= 1
-        else:
-            left.append(issue)
-    new = []
-    touched = {path: file.touched for path, file in change.files.items()}
-    for issue in sorted(left, key=lambda one: one.line in touched.get(one.file, ())):  # untouched lines take first
-        kind = _kind(issue, issue.file)
-        if known[kind] > 0:
-            known[kind] -= 1
-            continue
-        new.append(
-            ReviewIssue(
-                severity=issue.severity, file=issue.file, line=issue.line, message=issue.message,
-                suggestion=issue.suggestion, rule=issue.rule, evidence="tool", text=texts[issue],
-                replacement=_replacement(head, issue),
-            )
-        )  # fmt: skip
-    return new
-
-
-async def _related(head: Workbench, change: Change, read: Sequence[str]) -> list[str]:
-    """Files that import a changed one, as its types may have changed."""
-    stems = {PurePosixPath(path).stem for path in read if path.endswith(".py") and not is_test(path)}
-    stems |= {PurePosixPath(path).parent.name for path in read if path.endswith("__init__.py")}
-    names = "|".join(re.escape(stem) for stem in sorted(stems - {"__init__", ""}))
-    if not names:
-        return []
-    found = await head.search(rf"^\s*(from|import)\b.*\b({names})\b", glob="*.py", limit=1000)
-    files = dict.fromkeys(match.file for match in found.matches)
-    return [path for path in files if path not in change.files and not is_test(path)][:_MAX_RELATED]
 
 
 async def _regressions(
@@ -176,20 +118,26 @@ async def _regressions(
     """Tests that fail on the head alone, each with the lines that make it."""
     if after.problem and not after.cases:
         if before.problem:
-            return [], [f"Tests of {after.suite} can't be run on either side: {after.problem}."]
+            return [], [f"Tests of {after.suite} can't be run on either side: {_why(after)}."]
         return [_cannot_run(change, after)], []
     passed = {case.name for case in before.cases if case.outcome == "passed"}
     known = {case.name for case in before.failures}
     failing = [case for case in after.failures if case.name in passed or case.name not in known]
-    notes = [f"{len(known)} tests failed on the base already; they count for neither side."] if known else []
+    notes = (
+        [f"{counted(len(known), 'test')} failed on the base already; that counts for neither side."] if known else []
+    )
+    absent = {case.name: name for case in failing if (name := _absent(head, case))}
+    failing = [case for case in failing if case.name not in absent]
+    notes += [f"{path} can't be run here: {name} is not installed." for path, name in absent.items()]
     missing = sorted(passed - {case.name for case in after.cases if case.outcome != "skipped"})
     if missing and not any(case.outcome == "error" for case in after.cases):
-        notes.append(f"{len(missing)} tests that passed on the base aren't run any more: {', '.join(missing[:5])}.")
+        names = ", ".join(missing[:5])
+        notes.append(f"{counted(len(missing), 'test')} passed on the base and aren't run any more: {names}.")
     if not failing:
         return [], notes
     steady = await _steady(head, failing, after, limits)
     if flaky := len(failing) - len(steady):
-        notes.append(f"{flaky} tests failed once and then passed; they count for nothing.")
+        notes.append(f"{counted(flaky, 'test')} failed once and then passed; that counts for nothing.")
     regressions = await find_causes(head, change, after, steady, limits)
     return [_as_issue(head, one, passed) for one in regressions], notes
 
@@ -207,19 +155,37 @@ def _as_issue(head: Workbench, regression: Regression, passed: set[str]) -> Revi
     names = [case.name for case in regression.cases]
     old = [name for name in names if name in passed]
     listed = ", ".join(f"`{name}`" for name in (old or names)[:3]) + (", ..." if len(old or names) > 3 else "")
-    count = len(old or names)
-    tests = "1 test" if count == 1 else f"{count} tests"
+    tests = counted(len(old or names), "test")
     what = f"{tests} passed before this change, and no longer" if old else f"{tests} of the change fail"
     proof = " They pass again with these lines as they were." if regression.proven else ""
     return ReviewIssue(
         severity="high", file=regression.file, line=regression.line, rule="test:regression", evidence="test",
         message=f"{what}: {listed}.{proof}", details=regression.cases[0].message[-1500:],
-        text=_line(head, regression.file, regression.line),
+        text=line_at(head, regression.file, regression.line),
     )  # fmt: skip
 
 
+def _absent(head: Workbench, case: Case) -> str:
+    """The package that tests can't be read without and that neither the change nor the machine has, or ""."""
+    found = _NO_MODULE.search(case.message) if case.outcome == "error" else None
+    if not found:
+        return ""
+    name = found[1].partition(".")[0]
+    places = (head.workspace.path / folder / f"{name}{end}" for folder in ("", "src") for end in ("", ".py"))
+    return "" if any(place.exists() for place in places) else name
+
+
+def _why(run: TestRun) -> str:
+    """Why tests couldn't be run, with the last that was said of it."""
+    said = [line.strip() for line in run.output.splitlines() if line.strip()]
+    return f"{run.problem}: {said[-1][:200]}" if said else run.problem
+
+
 def _cannot_run(change: Change, run: TestRun) -> ReviewIssue:
-    path = next(iter(change.present), next(iter(change.files)))
+    """It stands at the changed file that is named last, by which pytest says where it came to an end."""
+    named = sorted((path for path in change.present if path in run.output), key=run.output.rindex)
+    sources = (path for path in change.present if language_of(path))
+    path = named[-1] if named else next(sources, next(iter(change.files)))
     line = min(change.files[path].touched, default=1)
     return ReviewIssue(
         severity="high", file=path, line=line, rule="test:cannot-run", evidence="test",
@@ -228,7 +194,7 @@ def _cannot_run(change: Change, run: TestRun) -> ReviewIssue:
 
 
 def _coverage(change: Change, sources: Sequence[str], runs: Sequence[TestRun]) -> ChangedLines | None:
-    lines = {path: file for run in runs for path, file in run.lines.items()}
+    lines = {path: file for run in runs if run.cases for path, file in run.lines.items()}
     changed = {path: change.files[path].added for path in sources if change.files[path].added}
     return of_changed(changed, lines) if lines else None
 
@@ -236,36 +202,3 @@ def _coverage(change: Change, sources: Sequence[str], runs: Sequence[TestRun]) -
 def _belongs(path: str, suite: str) -> bool:
     language = language_of(path)
     return language == "python" if suite == "python" else language in ("javascript",) and suite == "node"
-
-
-_Kind = tuple[str, str, str]
-
-
-def _kind(issue: Issue, path: str) -> _Kind:
-    return path, issue.rule, re.sub(r"\d+", "0", issue.message)
-
-
-def _line(bench: Workbench, path: str, line: int) -> str:
-    lines = read_inside(bench.workspace.path, path).decode(errors="replace").splitlines()
-    return lines[line - 1].strip() if 0 < line <= len(lines) else ""
-
-
-def _replacement(bench: Workbench, issue: Issue) -> Replacement | None:
-    """The lines from the issue's on as its fix leaves them; None where the fix begins on another."""
-    edit = issue.edit
-    text = read_inside(bench.workspace.path, issue.file).decode(errors="replace")
-    if edit is None or edit.row != issue.line or any(odd in text for odd in "\r\ufeff\ufffd"):
-        return None
-    lines = text.split("\n")
-    begun = lines[edit.row - 1][: edit.column - 1] + edit.content
-    if edit.end_row == edit.row or edit.end_column > 1:
-        whole = begun + lines[edit.end_row - 1][edit.end_column - 1 :]
-        return Replacement(last_line=edit.end_row, lines=tuple(whole.split("\n")))
-    if begun and not begun.endswith("\n"):  # it draws the next line up
-        return None
-    return Replacement(last_line=edit.end_row - 1, lines=tuple(begun.split("\n")[:-1]))
-
-
-def _is_file(bench: Workbench, path: str) -> bool:
-    place = bench.workspace.path / path
-    return place.is_file() and not place.is_symlink()

@@ -54,6 +54,11 @@ class ReviewIssue(Record):
         return hashlib.sha256(known.encode(errors="replace")).hexdigest()[:32]
 
 
+def counted(number: int, noun: str) -> str:
+    """As "1 test", "2 tests"."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def ranked(issues: Iterable[ReviewIssue]) -> tuple[ReviewIssue, ...]:
     """The best proven and heaviest first; of several with one fingerprint on one line, the first."""
     found: dict[tuple[str, int], ReviewIssue] = {}

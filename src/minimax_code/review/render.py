@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote
 from xml.etree import ElementTree
 
-from minimax_code.review.issue import ReviewIssue
+from minimax_code.review.issue import ReviewIssue, counted
 from minimax_code.review.result import Comment, Review
 from minimax_code.workbench.findings import Severity
 
@@ -88,16 +88,18 @@ def _sections(review: Review) -> Iterator[str]:
     heavy = [issue for issue in review.issues if issue.severity != "low"]
     style = [issue for issue in review.issues if issue.severity == "low"]
     yield f"## Review of {review.base[:12]}..{review.head[:12]}\n"
-    counts = f"{_count(len(review.files), 'file')} read, {_count(len(heavy), 'issue')} found"
+    counts = f"{counted(len(review.files), 'file')} read, {counted(len(heavy), 'issue')} found"
     yield f"{counts}. Tests: {review.test_summary}."
-    if review.model and review.read_by_model:
+    if review.model is None:
+        yield "Facts only: no model has read it."
+    elif review.read_by_model:
         yield f"Of the files, {review.model} has read {len(review.read_by_model)}."
     yield f"{_coverage(review)}\n"
     for issue in heavy:
         evidence = f"{issue.rule}, {_EVIDENCE[issue.evidence]}"
         yield f"- **{issue.severity}** `{issue.file}:{issue.line}` {_one_line(issue.message)} ({evidence})"
     if style:
-        yield f"\n<details><summary>{_count(len(style), 'remark')} on style</summary>\n"
+        yield f"\n<details><summary>{counted(len(style), 'minor remark')}</summary>\n"
         yield from (f"- `{issue.file}:{issue.line}` {_one_line(issue.message)} ({issue.rule})" for issue in style)
         yield "\n</details>"
     for title, patches in (("Fixes", review.auto_fixes), ("Tests", review.auto_tests)):
@@ -111,7 +113,7 @@ def _sections(review: Review) -> Iterator[str]:
         yield "\nNot reviewed:\n"
         yield from (f"- {line}" for line in _unread(review))
     if review.dropped:
-        yield f"\nOf what the model said, {_count(len(review.dropped), 'finding')} came to nothing when tried:\n"
+        yield f"\nOf what the model said, {counted(len(review.dropped), 'finding')} came to nothing when tried:\n"
         yield from (f"- {_one_line(text)}" for text in review.dropped)
     if review.notes:
         yield "\nTo know:\n"
@@ -152,10 +154,6 @@ def _ranges(lines: tuple[int, ...]) -> str:
         else:
             found.append([line, line])
     return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in found)
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _one_line(text: str) -> str:

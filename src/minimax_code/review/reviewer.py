@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from minimax_code.errors import InputError, WorkspaceError
+from minimax_code.errors import InputError, ModelError, WorkspaceError
 from minimax_code.model import Model
 from minimax_code.review.change import read_change
 from minimax_code.review.config import ReviewConfig, read_config
@@ -39,7 +39,7 @@ async def review_range(
 
     Args:
         config: as `ReviewConfig` has it.
-        model: what reads the change beside analysers and tests; None: nothing does.
+        model: what reads the change beside analysers and tests; None: nothing does, nor with `facts_only`.
         effort: what it may be asked, and how it is best asked; by default as its calibration says, which is made where
             the user's cache has none of a model of this name.
         python: the interpreter that has what the project needs; by default the repository's `.venv`, or this one.
@@ -71,11 +71,12 @@ async def review_commits(
 ) -> Review:
     """Reviews what `head` has changed since it left `base`; see `review_range`."""
     config = read_config(config)
+    model = None if config.facts_only else model
     head = await repository.commit(head)
     base = await repository.merge_base(await repository.commit(base), head)
     sandbox = sandbox or find_sandbox(readable=_environment_of(python))
     python = python or sys.executable
-    asked = effort or (await _calibrated(model) if model else Effort())
+    asked = effort or (await _known(model) if model else Effort())
     if config.documents:
         _check_reader(config.documents, model, asked)
     async with repository.checkout(base) as before, repository.checkout(head) as after:
@@ -112,8 +113,13 @@ async def review_commits(
         )
 
 
-async def _calibrated(model: Model) -> Effort:
-    return Effort(calibration=await calibrate(model, default_cache()))
+async def _known(model: Model) -> Effort:
+    """How a model is best asked. One that isn't there is told of before tests run for minutes."""
+    try:
+        await model.abilities()
+        return Effort(calibration=await calibrate(model, default_cache()))
+    except ModelError as error:
+        raise ModelError(f"{error}; start its server, or review by facts alone (--facts-only, facts_only)") from error
 
 
 def _check_reader(documents: Sequence[str], model: Model | None, effort: Effort) -> None:

@@ -29,6 +29,25 @@ ALIASES = {
 
 _ALWAYS = ("F", "B", "E9", "PLE")
 _RUFF_RULES = {"pep8": ("E", "W", "N"), "security": ("S",), "performance": ("PERF", "C4"), "documentation": ("D",)}
+# What is a matter of opinion: it does as its author means.
+_OPINIONS = (
+    "F403",
+    "F405",
+    "B007",
+    "B009",
+    "B010",
+    "B011",
+    "B013",
+    "B014",
+    "B017",
+    "B019",
+    "B024",
+    "B027",
+    "B028",
+    "B9",
+)
+# Of mypy, what fails at no time: what would be annotated otherwise.
+_ANNOTATION = ("var-annotated", "type-arg", "valid-type", "override", "import", "no-redef")
 _HIGH = ("PLE", "E9", "F82", "F7", "invalid-syntax")
 _MEDIUM = ("F", "B", "S")
 _RUFF = ["check", "--isolated", "--no-cache", "--no-respect-gitignore", "--output-format=json", "--line-length=99",
@@ -85,7 +104,8 @@ class Analysers:
         whole = [path for path in sources if path[2:] not in parsed.broken]
         issues, receipts = [*parsed.issues], [*parsed.receipts]
         for tool, args, read in _tools(standards) if whole else ():
-            found, receipt = await self._tool(folder, tool, args, whole, read)
+            paths = _without_stubbed(whole) if tool == "mypy" else whole
+            found, receipt = await self._tool(folder, tool, args, paths, read)
             issues += found
             receipts.append(receipt)
         return Findings(
@@ -128,7 +148,8 @@ class Analysers:
         if not _is_there(tool):
             told = f"nothing: {tool} is not installed; pip install 'openm3[code]' brings it"
             return [], Receipt(command=command, exit_code=None, checked=told)
-        ran: Ran = await self._programs.module(folder, tool, [*args, *paths])
+        env = {"MYPYPATH": "src"} if (folder / "src").is_dir() else {}
+        ran: Ran = await self._programs.module(folder, tool, [*args, *paths], env)
         if ran.exit_code not in (0, 1):  # 1: it has found something
             told = "nothing: it failed" if ran.exit_code is not None else "nothing: it took too long or said too much"
             return [], self._receipt(command, ran, told)
@@ -169,6 +190,12 @@ def _is_there(tool: str) -> bool:
     return importlib.util.find_spec(tool) is not None
 
 
+def _without_stubbed(paths: Sequence[str]) -> list[str]:
+    """Without sources that have a stub beside them: mypy takes both for one module, and reads neither."""
+    stubs = {path.removesuffix("i") for path in paths if path.endswith(".pyi")}
+    return [path for path in paths if path not in stubs]
+
+
 def _name(path: str, folder: Path) -> str:
     """The path that the user knows a file by."""
     inside = Path(path)
@@ -178,10 +205,13 @@ def _name(path: str, folder: Path) -> str:
 def _ruff_issues(output: bytes, folder: Path) -> Iterator[Issue]:
     for one in json.loads(output):
         code = str(one["code"] or "invalid-syntax")
-        severity: Severity = "high" if code.startswith(_HIGH) else "medium" if code.startswith(_MEDIUM) else "low"
+        file = _name(one["filename"], folder)
+        is_opinion = code.startswith(_OPINIONS) or (code == "F401" and Path(file).name == "__init__.py")
+        is_likely = code.startswith(_MEDIUM) and not is_opinion
+        severity: Severity = "high" if code.startswith(_HIGH) else "medium" if is_likely else "low"
         yield Issue(
             severity=severity,
-            file=_name(one["filename"], folder),
+            file=file,
             line=one["location"]["row"],
             message=one["message"],
             suggestion=(one.get("fix") or {}).get("message"),
@@ -217,11 +247,12 @@ def _mypy_issues(output: bytes, folder: Path) -> Iterator[Issue]:
     for line in output.splitlines():
         one = json.loads(line)
         if one["severity"] == "error":
+            code = one["code"] or "error"
             yield Issue(
-                severity="medium",
+                severity="low" if code.startswith(_ANNOTATION) else "medium",
                 file=_name(one["file"], folder),
                 line=max(one["line"], 1),
                 message=one["message"],
                 suggestion=one.get("hint"),
-                rule=f"mypy:{one['code'] or 'error'}",
+                rule=f"mypy:{code}",
             )

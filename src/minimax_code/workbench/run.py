@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +51,7 @@ class Programs(Protocol):
         """As receipts have it."""
         ...
 
-    async def module(self, folder: Path, module: str, args: Sequence[str]) -> Ran:
+    async def module(self, folder: Path, module: str, args: Sequence[str], env: Mapping[str, str]) -> Ran:
         """A Python module as a program."""
         ...
 
@@ -70,16 +70,16 @@ class InSandbox:
     def sandbox(self) -> str:
         return self._sandbox.name
 
-    async def module(self, folder: Path, module: str, args: Sequence[str]) -> Ran:
-        return await self._run(folder, _IMPORTS + _MODULE, [module, *args])
+    async def module(self, folder: Path, module: str, args: Sequence[str], env: Mapping[str, str]) -> Ran:
+        return await self._run(folder, _IMPORTS + _MODULE, [module, *args], env)
 
     async def script(self, folder: Path, script: str, args: Sequence[str]) -> Ran:
-        return await self._run(folder, _IMPORTS + script, args)
+        return await self._run(folder, _IMPORTS + script, args, {})
 
-    async def _run(self, folder: Path, script: str, args: Sequence[str]) -> Ran:
+    async def _run(self, folder: Path, script: str, args: Sequence[str], env: Mapping[str, str]) -> Ran:
         limits = Limits(seconds=_SANDBOX_S, memory_bytes=_MEMORY_BYTES, output_bytes=_OUTPUT_BYTES)
         ran = await self._sandbox.run(
-            [*_PYTHON, script, *args], folder=folder, writable=False, limits=limits, stderr=False
+            [*_PYTHON, script, *args], folder=folder, writable=False, limits=limits, env=env, stderr=False
         )
         return Ran(ran.exit_code, ran.output.encode())
 
@@ -92,22 +92,23 @@ class Runner:
     def __init__(self) -> None:
         self._turns = asyncio.Semaphore(_at_once)
 
-    async def module(self, folder: Path, module: str, args: Sequence[str]) -> Ran:
+    async def module(self, folder: Path, module: str, args: Sequence[str], env: Mapping[str, str]) -> Ran:
         """A Python module as a program."""
-        return await self._run(folder, _LIMITS + _MODULE, [module, *args])
+        return await self._run(folder, _LIMITS + _MODULE, [module, *args], env)
 
     async def script(self, folder: Path, script: str, args: Sequence[str]) -> Ran:
         """A program of ours."""
-        return await self._run(folder, _LIMITS + script, args)
+        return await self._run(folder, _LIMITS + script, args, {})
 
-    async def _run(self, folder: Path, script: str, args: Sequence[str]) -> Ran:
+    async def _run(self, folder: Path, script: str, args: Sequence[str], env: Mapping[str, str]) -> Ran:
+        own = {"PATH": os.defpath, "HOME": str(folder), "LC_ALL": "C.UTF-8", "RAYON_NUM_THREADS": "1"}
         async with self._turns:
             process = await asyncio.create_subprocess_exec(
                 *_PYTHON,
                 script,
                 *args,
                 cwd=folder,
-                env={"PATH": os.defpath, "HOME": str(folder), "LC_ALL": "C.UTF-8", "RAYON_NUM_THREADS": "1"},
+                env={**own, **env},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,

@@ -128,7 +128,7 @@ async def run_tests(
     secret = secrets.token_hex(32).encode()
     command, shown = _command(suite, python, paths, covered, fail_fast)
     ran = await sandbox.run(
-        command, folder=folder, limits=limits or Limits(), env={**_ENV, **(env or {})}, stdin=secret
+        command, folder=folder, limits=limits or Limits(), env={**_ENV, **_sources(folder), **(env or {})}, stdin=secret
     )
     read = _go_records(ran.output) if suite == "go" else _sealed_records(ran.output, secret)
     records, output = read
@@ -146,6 +146,12 @@ async def run_tests(
         suite=suite, cases=cases, receipt=receipt, output=output, problem=problem,
         lines=_lines(records), unmeasured="".join(reasons),
     )  # fmt: skip
+
+
+def _sources(folder: Path) -> dict[str, str]:
+    """Where Python finds a project's own packages; else tests would run what is installed under their names."""
+    inside = folder / "src"
+    return {"PYTHONPATH": str(inside)} if inside.is_dir() and not (inside / "__init__.py").exists() else {}
 
 
 def _command(
@@ -256,7 +262,10 @@ def _lines(records: Sequence[Mapping[str, Any]]) -> dict[str, FileLines]:
         record["file"]: FileLines(
             statements=frozenset(record["statements"]),
             missing=frozenset(record["missing"]),
-            tests={int(line): frozenset(names[i] for i in tests) for line, tests in record["tests"].items()},
+            tests={
+                int(line): frozenset(name for first, last in ranges for name in names[first : last + 1])
+                for line, ranges in record["tests"].items()
+            },
         )
         for record in records
         if record["kind"] == "lines"

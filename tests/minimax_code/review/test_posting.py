@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from helpers.commits import Commits
 from helpers.forge import Forge, serving
 from minimax_code.cli.main import minimax_code
-from minimax_code.errors import InputError, WorkspaceError
+from minimax_code.errors import InputError, ModelError, WorkspaceError
 from minimax_code.review.github import GitHub
 from minimax_code.review.posting import review_pull_request
 from minimax_code.workbench import testrun
@@ -28,7 +28,9 @@ FEW_OPTION = ("--standard", "performance")
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """pytest in the sandbox starts without the plugins that are installed here; the environment has no token."""
     monkeypatch.setitem(testrun._ENV, "PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
-    monkeypatch.delenv("GITHUB_TOKEN", raising=False)
+    for name in ("GITHUB_TOKEN", "MINIMAX_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MINIMAX_CODE_CONFIG", "/nonexistent")
 
 
 @pytest.fixture
@@ -65,6 +67,20 @@ def test_the_command_reviews_a_url_and_writes_files(forge: Forge, tmp_path: Path
     assert len(json.loads((tmp_path / "a.json").read_text())["comments"]) == 2
     assert json.loads((tmp_path / "a.sarif").read_text())["version"] == "2.1.0"
     assert forge.reviews == []
+
+
+def test_the_command_needs_no_model_and_says_what_to_do_without_its_server(tmp_path: Path) -> None:
+    commits = Commits(tmp_path)
+    commits.commit("base", {"shop.py": SHOP})
+    commits.commit("head", {"shop.py": SHOP.replace("half", "halved")})
+    args = ["review", "base..head", "--repo", str(tmp_path), *FEW_OPTION]
+    nowhere = {"MINIMAX_BASE_URL": "http://127.0.0.1:1/v1"}
+    done = CliRunner().invoke(minimax_code, args, env=nowhere)
+    assert isinstance(done.exception, ModelError)
+    assert "start its server, or review by facts alone (--facts-only, facts_only)" in str(done.exception)
+    done = CliRunner().invoke(minimax_code, [*args, "--facts-only"], env=nowhere)
+    assert (done.exception, done.exit_code) == (None, 0)
+    assert "Facts only: no model has read it." in done.output
 
 
 def test_the_command_makes_a_branch_of_fixes(tmp_path: Path) -> None:

@@ -107,7 +107,7 @@ def test_only_what_is_new_counts(tmp_path: Path) -> None:
     assert [(issue.file, issue.line, issue.rule, issue.evidence) for issue in found.issues] == [
         ("new.py", 26, "mypy:return-value", "tool")
     ]
-    assert "1 tests failed on the base already; they count for neither side." in found.notes
+    assert "1 test failed on the base already; that counts for neither side." in found.notes
 
 
 def test_callers_that_the_change_breaks_are_found_where_they_are(tmp_path: Path) -> None:

@@ -67,10 +67,12 @@ def test_cases_of_pytest(tmp_path: Path) -> None:
     (tmp_path / "test_mixed.py").write_text(MIXED)
     (tmp_path / "test_import.py").write_text("import nowhere\n")
     ran = run(tmp_path)
-    assert outcomes(ran) == {"test_import.py": "error"}  # nothing is run where something can't be read
+    assert outcomes(ran)["test_import.py"] == "error"
     assert "nowhere" in ran.failures[0].message
     (tmp_path / "test_import.py").unlink()
-    ran = run(tmp_path)
+    alone = run(tmp_path)
+    assert outcomes(alone).items() <= outcomes(ran).items()  # what can't be read says nothing of the others
+    ran = alone
     assert outcomes(ran) == {
         "test_good": "passed", "test_bad": "failed", "test_skipped": "skipped", "test_torn": "error",
         "test_parts": "failed",
@@ -80,6 +82,25 @@ def test_cases_of_pytest(tmp_path: Path) -> None:
     assert "assert [1, 2] == [1, 3]" in next(case.message for case in ran.cases if case.name.endswith("test_bad"))
     assert ran.receipt.command == (sys.executable, "-m", "pytest")
     assert outcomes(run(tmp_path, fail_fast=True)) == {"test_good": "passed", "test_bad": "failed"}
+
+
+def test_what_passes_though_a_failure_was_expected_passes_as_pytest_says(tmp_path: Path) -> None:
+    marks = "import pytest\n\n\n@pytest.mark.xfail(strict={})\ndef test_it() -> None:\n    assert {}\n"
+    for strict, good, outcome in ((False, True, "passed"), (True, True, "failed"), (True, False, "skipped")):
+        (tmp_path / "test_it.py").write_text(marks.format(strict, good))
+        ran = run(tmp_path)
+        assert outcomes(ran) == {"test_it": outcome}
+        assert "isn't what its tests say" not in ran.problem
+
+
+def test_the_projects_own_package_is_run_and_not_an_installed_one(tmp_path: Path) -> None:
+    (tmp_path / "src" / "click").mkdir(parents=True)
+    (tmp_path / "src" / "click" / "__init__.py").write_text("ours = True\n")
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_it.py").write_text("import click\n\n\ndef test_it() -> None:\n    assert click.ours\n")
+    assert run(tmp_path).passed
+    (tmp_path / "src" / "__init__.py").write_text("")  # a package named src, so click is the installed one
+    assert not run(tmp_path).passed
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,7 @@ class Lines:
     def __init__(self, files: list[str], tell: Tell) -> None:
         self._files, self._tell = [os.path.abspath(file) for file in files if file.endswith(".py")], tell
         self._coverage: Any = None
+        self._numbers: dict[str, int] = {}
         if not self._files:
             return
         try:
@@ -59,27 +60,38 @@ class Lines:
     def begin(self, test: str) -> None:
         """What runs from here on, runs for this test."""
         if self._coverage is not None:
+            self._numbers.setdefault(test, len(self._numbers))
             self._coverage.switch_context(test)
 
     def report(self) -> None:
-        """Tells of each file which lines can run, and by which tests they did."""
+        """Tells of each file which lines can run, and by which tests they did, as ranges of their numbers."""
         if self._coverage is None:
             return
         self._coverage.stop()
         data = self._coverage.get_data()
-        names: dict[str, int] = {}
         for path in self._files:
             try:
                 _, statements, _, missing, _ = self._coverage.analysis2(path)
             except Exception:  # not there, or not Python: nothing is known of it
                 continue
             runs = {
-                line: [names.setdefault(test, len(names)) for test in tests if test]
+                line: ranges(sorted(self._numbers[test] for test in tests if test))
                 for line, tests in data.contexts_by_lineno(path).items()
             }
             file = {"file": os.path.relpath(path), "statements": statements, "missing": missing}
             self._tell({"kind": "lines", **file, "tests": runs})
-        self._tell({"kind": "tests", "names": list(names)})
+        self._tell({"kind": "tests", "names": list(self._numbers)})
+
+
+def ranges(numbers: list[int]) -> list[list[int]]:
+    """Of 3, 4, 5, 9 the ends: 3, 5 and 9, 9. Thousands of tests run a line, mostly one after another."""
+    found: list[list[int]] = []
+    for number in numbers:
+        if found and number == found[-1][1] + 1:
+            found[-1][1] = number
+        else:
+            found.append([number, number])
+    return found
 
 
 class PytestCases:
@@ -102,9 +114,8 @@ class PytestCases:
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         """A test is told of once: when its call ended, or when something around it went wrong."""
-        wrong = hasattr(report, "wasxfail") and report.passed  # passed where a failure was expected
         if report.when == "call" or report.skipped:
-            outcome = "skipped" if report.skipped else "passed" if report.passed and not wrong else "failed"
+            outcome = "skipped" if report.skipped else "passed" if report.passed else "failed"
             self._case(report.nodeid, outcome, report)
         elif report.failed:
             self._case(report.nodeid, "error", report)
@@ -174,7 +185,8 @@ def run_pytest(tell: Tell, lines: Lines, args: list[str]) -> tuple[int, int]:
     import pytest
 
     plugin = PytestCases(tell, lines)
-    status = pytest.main(args, plugins=[plugin])
+    # A file that can't be read is told of; it says nothing of what is in the others.
+    status = pytest.main(["--continue-on-collection-errors", *args], plugins=[plugin])
     return int(status), plugin.collected
 
 
