@@ -40,6 +40,7 @@ LAYERS: Layers = (
 )
 CODE_LAYERS: Layers = (
     ("minimax_code.cli",),
+    ("minimax_code.editor",),
     ("minimax_code.clusters",),
     ("minimax_code.client",),
     ("minimax_code.project",),
@@ -50,7 +51,7 @@ CODE_LAYERS: Layers = (
     ("minimax_code.agent",),
     ("minimax_code.tools",),
     ("minimax_code.remote",),
-    ("minimax_code.context", "minimax_code.stuck", "minimax_code.permissions"),
+    ("minimax_code.context", "minimax_code.phrases", "minimax_code.stuck", "minimax_code.permissions"),
     ("minimax_code.transcript",),
     ("minimax_code.skills", "minimax_code.testing"),
     ("minimax_code.store",),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -12,10 +11,9 @@ from typing import Any, Literal, Self
 from minimax_code.budget import Price
 from minimax_code.errors import InputError, ModelError, SandboxError
 from minimax_code.jobs import Job
+from minimax_code.jobs.here import place_of, work_here
 from minimax_code.jobs.launch import STORE, root_of
 from minimax_code.jobs.spec import JobSpec
-from minimax_code.jobs.task import do_task
-from minimax_code.jobs.worker import LEASE_S, work_on
 from minimax_code.loop import Loop
 from minimax_code.project import Project, Workflow
 from minimax_code.remote import ServerModel
@@ -29,8 +27,6 @@ from minimax_code.work.strategy import Wanted, check_strategy
 from minimax_code.work.task import Task
 
 Mode = Literal["autonomous"]
-
-_OWNER = "client"  # of the jobs that this process works on itself
 
 
 class MiniMaxCode:
@@ -152,14 +148,11 @@ class MiniMaxCode:
     async def _do(self, task: Task, folder: Path | None) -> tuple[TaskResult, Path]:
         """What comes of a task, and the place where its files are."""
         job = self._store.create(self._spec(task, folder).model_dump(mode="json"))
-        lease = self._store.lease(job, _OWNER, LEASE_S)
-        root = root_of(self._store.url)
-        place = root / job / _OWNER
         try:
-            await work_on(self._store, lease, partial(do_task, root=root, model=self._model))
+            await work_here(self._store, job, model=self._model)
         except (ModelError, SandboxError) as error:
-            return _cut_short(Progress.of(self._store.events(job)), job, error), place
-        return Job(self._store, job).get_results(), place
+            return _cut_short(Progress.of(self._store.events(job)), job, error), place_of(self._store, job)
+        return Job(self._store, job).get_results(), place_of(self._store, job)
 
 
 def _cut_short(progress: Progress, job: str, error: Exception) -> TaskResult:

@@ -85,10 +85,12 @@ Asker = Callable[[Question], Awaitable[Answer]]
 class Permissions:
     """Rules, and what holds where none speaks of a call.
 
-    The strictest rule that speaks of a call decides: deny, then ask, then allow. A call without a rule is allowed if it
-    changes nothing, decided by `files` if it changes the agent's own files, and by `outside` if it reaches further.
+    The strictest rule that speaks of a call decides: deny, then ask, then allow. What the user has answered once and
+    for all comes before what asks. A call without a rule is allowed if it changes nothing, decided by `files` if it
+    changes the agent's own files, and by `outside` if it reaches further.
 
     Attributes:
+        answers: rules that the user has given when asked.
         ask: asks the user; None where nobody is there, and then an agent that has to ask stops.
     """
 
@@ -96,6 +98,7 @@ class Permissions:
     files: Action = "allow"
     outside: Action = "ask"
     ask: Asker | None = None
+    answers: tuple[Rule, ...] = ()
 
     @classmethod
     def of(cls, *rules: str, files: Action = "allow", outside: Action = "ask", ask: Asker | None = None) -> Permissions:
@@ -107,17 +110,25 @@ class Permissions:
         return cls(rules=tuple(map(Rule.of, rules)), files=files, outside=outside, ask=ask)
 
     def also(self, rules: Sequence[str]) -> Permissions:
-        """With further rules, of the user's answers."""
+        """With further rules."""
         return replace(self, rules=(*self.rules, *map(Rule.of, rules)))
+
+    def answered(self, rules: Sequence[str]) -> Permissions:
+        """With rules that the user has given when asked."""
+        return replace(self, answers=(*self.answers, *map(Rule.of, rules)))
 
     def decide(self, tool: str, subject: str, reach: Reach) -> tuple[Action, str]:
         """What holds for a call, and by which rule ("" where none speaks of it)."""
         parts = [part.strip() for part in _BETWEEN.split(subject) if part.strip()] if tool == "bash" else []
-        for action in ("deny", "ask"):
-            for rule in self.rules:
-                if rule.action == action and any(rule.covers(tool, text) for text in (subject, *parts)):
-                    return rule.action, str(rule)
-        if allowing := self._allows(tool, subject, parts):
+        speaking = [rule for rule in self.rules if any(rule.covers(tool, text) for text in (subject, *parts))]
+        by_action = {rule.action: rule for rule in reversed(speaking)}  # the first of each
+        if forbidding := by_action.get("deny"):
+            return "deny", str(forbidding)
+        if answered := _allowing(self.answers, tool, subject, parts):
+            return "allow", str(answered)
+        if asking := by_action.get("ask"):
+            return "ask", str(asking)
+        if allowing := _allowing(self.rules, tool, subject, parts):
             return "allow", str(allowing)
         match reach:
             case "nothing":
@@ -127,18 +138,19 @@ class Permissions:
             case "outside":
                 return self.outside, ""
 
-    def _allows(self, tool: str, subject: str, parts: Sequence[str]) -> Rule | None:
-        """The rule that allows it. For several commands in one each has to be allowed: `pytest; rm -r x` is not."""
-        rules = [rule for rule in self.rules if rule.action == "allow"]
-        if tool == "bash" and (not parts or _SUBSTITUTES.search(subject)):
-            rules = [rule for rule in rules if rule.subject == "*"]
-        found = [next((rule for rule in rules if rule.covers(tool, text)), None) for text in parts or [subject]]
-        return None if None in found else found[0]
-
     def forbids_change(self, paths: Sequence[str]) -> str | None:
         """The first of these paths that no tool may change, whichever did: what `deny write(...)` says of files."""
         rules = [rule for rule in self.rules if rule.action == "deny" and rule.tool in ("write", "edit")]
         return next((path for path in paths if any(fnmatchcase(path, rule.subject) for rule in rules)), None)
+
+
+def _allowing(rules: Sequence[Rule], tool: str, subject: str, parts: Sequence[str]) -> Rule | None:
+    """The rule that allows a call. Of several commands in one each has to be allowed: `pytest; rm -r x` is not."""
+    allowing = [rule for rule in rules if rule.action == "allow"]
+    if tool == "bash" and (not parts or _SUBSTITUTES.search(subject)):
+        allowing = [rule for rule in allowing if rule.subject == "*"]
+    found = [next((rule for rule in allowing if rule.covers(tool, text)), None) for text in parts or [subject]]
+    return None if None in found else found[0]
 
 
 def question_of(agent: str, tool: str, subject: str) -> Question:

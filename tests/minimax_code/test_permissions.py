@@ -143,3 +143,10 @@ def test_what_may_not_be_changed_is_not_whichever_tool_does_it(tmp_path: Path) -
     assert ended[3].output == "migrations/1.sql may not be changed, so all that this call changed was undone"
     files = bench.workspace.path
     assert ((files / "migrations/1.sql").read_text(), (files / "app.py").read_text()) == ("create", "x = 1\n")
+
+
+def test_what_the_user_has_answered_comes_before_what_asks_but_not_before_what_denies() -> None:
+    asking = Permissions.of("ask bash", "deny bash(rm *)").answered(["allow bash(echo *)", "allow bash(rm *)"])
+    assert asking.decide("bash", "echo one", "files") == ("allow", "allow bash(echo *)")
+    assert asking.decide("bash", "echo one; ls", "files") == ("ask", "ask bash(*)")
+    assert asking.decide("bash", "rm -r x", "files") == ("deny", "deny bash(rm *)")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
-from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +16,16 @@ from rich.live import Live
 
 from minimax_code.cli.jobs import opened
 from minimax_code.cli.options import Wanted, work_options
-from minimax_code.cli.phrases import phrase, printable
 from minimax_code.cli.prompt import asker
 from minimax_code.cli.view import Screen, show_diff
 from minimax_code.events import Recorded, dump
 from minimax_code.permissions import Asker
+from minimax_code.phrases import phrase, printable
 
 if TYPE_CHECKING:
-    from minimax_code.store import Store
     from minimax_code.work.result import TaskResult
 
 NOT_DONE = 3
-_LOOK_S = 0.1
 
 
 @click.command()
@@ -74,58 +72,26 @@ async def _do(
 ) -> tuple[str, TaskResult]:
     """Does a task as a job of the store, so that it can be gone on with; the job's id, and its result."""
     from minimax_code.jobs import Job
-    from minimax_code.jobs.launch import root_of
-    from minimax_code.jobs.spec import JobSpec
-    from minimax_code.jobs.task import do_task
-    from minimax_code.jobs.worker import LEASE_S, work_on
+    from minimax_code.jobs.here import Follower, work_here
     from minimax_code.tools.mcp import mcp_tools
 
-    task, folder = wanted.task(description), str(wanted.folder.resolve())
-    settings = wanted.settings
-    spec = JobSpec.of(
-        task, folder=folder, rules=wanted.all_rules, servers=settings.servers, price=settings.price,
-        strategy=wanted.strategy, **wanted.address,
-    )  # fmt: skip
+    async def tell(recorded: Recorded) -> None:
+        show(recorded)
+
+    spec, servers = wanted.spec(description), wanted.settings.servers
     with opened(wanted.store) as store:
-        async with mcp_tools(settings.servers) as tools:
+        async with mcp_tools(servers) as tools:
             job = store.create(spec.model_dump(mode="json"))
-            lease = store.lease(job, "terminal", LEASE_S)
             model = wanted.server_model()
-            work = partial(do_task, root=root_of(store.url), model=model, ask=ask, tools=tools)
             try:
-                async with _following(store, job, show):
-                    await work_on(store, lease, work)
+                async with Follower(store, job, tell).following():
+                    await work_here(store, job, model=model, ask=ask, tools=tools)
             except (KeyboardInterrupt, asyncio.CancelledError):
                 click.echo(f"\n{job} is kept; `minimax-code jobs resume {job}` goes on with it", err=True)
                 raise
             finally:
                 await model.close()
         return job, Job(store, job).get_results()
-
-
-@asynccontextmanager
-async def _following(store: Store, job: str, show: Callable[[Recorded], None]) -> AsyncGenerator[None, None]:
-    """Shows each event of a job once, while the context lasts and those that are there then."""
-    seen = 0
-
-    def look() -> None:
-        nonlocal seen
-        for recorded in store.events(job, seen):
-            seen = recorded.seq
-            show(recorded)
-
-    async def follow() -> None:
-        while True:
-            look()
-            await asyncio.sleep(_LOOK_S)
-
-    following = asyncio.create_task(follow())
-    try:
-        yield
-    finally:
-        following.cancel()
-        await asyncio.wait([following])
-        look()
 
 
 @contextmanager

@@ -17,6 +17,7 @@ COMMANDS = {
     "apply": ("minimax_code.cli.apply:apply", "Apply a task's result to your files, or to a branch."),
     "jobs": ("minimax_code.cli.start:jobs", "Start, list, follow, pause, resume and cancel jobs."),
     "review": ("minimax_code.cli.review:review", "Review a change: of a local repository, or a pull request."),
+    "acp": ("minimax_code.cli.acp:acp", "Serve an editor that speaks the Agent Client Protocol."),
     "doctor": ("minimax_code.cli.doctor:doctor", "Tell which sandbox, tools and model are used, and why."),
     "worker": ("minimax_code.cli.worker:worker", "Work off the jobs of a store."),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,12 +14,16 @@ from minimax_code.cli.settings import Settings, read_settings
 from minimax_code.permissions import Rule
 
 if TYPE_CHECKING:
+    from minimax_code.jobs.spec import JobSpec
     from minimax_code.remote import ServerModel
+    from minimax_code.tools.mcp import McpServer
     from minimax_code.work.task import Task
 
-_WORK = (
+_FOLDER = (
     click.option("--folder", "-C", default=".", type=click.Path(exists=True, file_okay=False, path_type=Path),
                  show_default=True, help="What is worked on: a copy of it."),
+)  # fmt: skip
+_LIMITS = (
     click.option("--require", "requirements", multiple=True, help="What has to hold; may be given again."),
     click.option("--check", "checks", multiple=True, help="A command that has to succeed; may be given again."),
     click.option("--budget", help="As in '100 API calls', '2M tokens' or '$5'."),
@@ -43,8 +47,13 @@ def model_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def work_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds the options of work: the task's, the model's, and where jobs are kept."""
-    return _with(_WORK, model_options(store_option(command)))
+    """Adds the options of work: its folder, and those of `limit_options`."""
+    return _with(_FOLDER, limit_options(command))
+
+
+def limit_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds what a task has to keep to, the model's options, and where jobs are kept."""
+    return _with(_LIMITS, model_options(store_option(command)))
 
 
 def _with(options: tuple[Any, ...], command: Callable[..., None]) -> Callable[..., None]:
@@ -72,8 +81,8 @@ class Wanted:
     store: str | None = None
     settings: Settings = field(default_factory=read_settings)
 
-    def task(self, description: str) -> Task:
-        """The task of this description.
+    def task(self, description: str, **fields: Any) -> Task:
+        """The task of this description; `fields` are further ones of a `Task`.
 
         Raises:
             InputError: an option can't be used.
@@ -87,7 +96,35 @@ class Wanted:
             "min_coverage": self.min_coverage,
         }
         given = {name: value for name, value in constraints.items() if value is not None}
-        return Task(description=description, requirements=self.requirements, constraints=given, checks=self.checks)
+        fields |= {"requirements": self.requirements, "constraints": given, "checks": self.checks}
+        return Task(description=description, **fields)
+
+    def spec(
+        self,
+        description: str,
+        folder: Path | None = None,
+        servers: Sequence[McpServer] | None = None,
+        **fields: Any,
+    ) -> JobSpec:
+        """The job of this description; on another folder, or with other servers of tools, where they are given.
+
+        Args:
+            fields: of the `Task`.
+
+        Raises:
+            InputError: an option can't be used.
+        """
+        from minimax_code.jobs.spec import JobSpec
+
+        return JobSpec.of(
+            self.task(description, **fields),
+            folder=str((folder or self.folder).resolve()),
+            rules=self.all_rules,
+            servers=self.settings.servers if servers is None else servers,
+            price=self.settings.price,
+            strategy=self.strategy,
+            **self.address,
+        )
 
     @property
     def address(self) -> dict[str, Any]:

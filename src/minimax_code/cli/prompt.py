@@ -9,8 +9,8 @@ from contextlib import AbstractContextManager
 
 import click
 
-from minimax_code.cli.phrases import line_of
 from minimax_code.permissions import Answer, Asker, Question
+from minimax_code.phrases import line_of
 
 
 def asker(aside: Callable[[], AbstractContextManager[None]]) -> Asker:

@@ -23,18 +23,9 @@ def start(description: str, days: float | None, checkpoint_hours: float | None, 
 
     Nobody is asked: what would need a question ends with the state "needs_input".
     """
-    from minimax_code.jobs import Job, JobSpec
+    from minimax_code.jobs import Job
 
     wanted = Wanted(**options)
-    lasting = {"max_duration_days": days, "checkpoint_frequency_hours": checkpoint_hours}
-    spec = JobSpec.of(
-        wanted.task(description).model_copy(update=lasting),
-        folder=str(wanted.folder.resolve()),
-        rules=wanted.all_rules,
-        servers=wanted.settings.servers,
-        price=wanted.settings.price,
-        strategy=wanted.strategy,
-        **wanted.address,
-    )
+    spec = wanted.spec(description, max_duration_days=days, checkpoint_frequency_hours=checkpoint_hours)
     with opened(wanted.store) as store:
         click.echo(Job.start(store, spec, mcp_env=wanted.settings.mcp_env).id)

@@ -14,7 +14,6 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from minimax_code.cli.phrases import line_of, phrase, printable
 from minimax_code.events import (
     AgentStarted,
     AgentStopped,
@@ -27,6 +26,7 @@ from minimax_code.events import (
     ToolEnded,
     ToolIntended,
 )
+from minimax_code.phrases import line_of, phrase, printable
 
 _LINES = 12  # of the live log
 _MARKS = {"todo": "○", "doing": "●", "done": "✓"}

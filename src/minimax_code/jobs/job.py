@@ -107,6 +107,11 @@ class Job:
             InputError: they can't be read, or the task has no such limit.
             StoreError: it can't go on: it was cancelled or is done, or is no task, which whoever started it resumes.
         """
+        self.reopen(budget=budget, time=time)
+        self._launch()
+
+    def reopen(self, *, budget: str | None = None, time: str | None = None) -> None:
+        """The same without a worker: the caller does the work."""
         if "task" not in self._store.job(self.id).spec:
             raise StoreError(f"{self.id} is no task; the program that started it resumes it")
         if self.has_result and not self.get_results().is_final:
@@ -116,7 +121,6 @@ class Job:
             raise StoreError(f"{self.id} is {state}: more is given to a job that has used up what it was allowed")
         else:
             self._wish("run")
-        self._launch()
 
     def cancel(self) -> None:
         """Ends it for good, in the middle of what it is doing."""

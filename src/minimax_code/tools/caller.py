@@ -96,7 +96,7 @@ class Caller:
     async def _permit(self, tool: Tool, call: ToolCall, subject: str, state: Transcript, emit: Emit) -> None:
         if state.intended is not None:  # it was permitted before a crash
             return
-        permissions = self.permissions.also(state.rules)
+        permissions = self.permissions.answered(state.rules)
         action, rule = permissions.decide(call.name, subject, tool.reach)
         if action == "ask" and call.id not in state.answers:
             question = question_of(self.agent, call.name, subject)

@@ -18,7 +18,7 @@ from typing import Any
 
 from minimax_code.errors import WorkspaceError
 from minimax_code.workbench.git import ALONE, Git
-from minimax_code.workbench.names import text_name
+from minimax_code.workbench.names import byte_name, text_name
 from minimax_code.workbench.source import lay_tree
 
 # Files are bytes: no line ending, keyword or filter that a repository's attributes ask for is applied.
@@ -118,6 +118,11 @@ class Workspace:
         """Paths of the files that a change adds, alters or removes; bytes that aren't UTF-8 are written as \\xNN."""
         names = (await self._diff(old, new, "--name-only", "-z", "--no-renames")).split(b"\0")
         return [text_name(name) for name in names if name]
+
+    async def read(self, tree: str, path: str) -> bytes | None:
+        """A file of a tree, by the name that `changed_files` has for it; None where there is none."""
+        code, content = await self.git.run("cat-file", "blob", f"{tree}:{os.fsdecode(byte_name(path))}")
+        return content if code == 0 else None
 
     async def export(self, tree: str, folder: Path) -> None:
         """Lays a tree into an empty folder, with nothing else there."""

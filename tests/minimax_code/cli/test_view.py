@@ -9,7 +9,6 @@ import pytest
 from rich.console import Console
 
 from helpers.agents import call
-from minimax_code.cli.phrases import line_of, phrase
 from minimax_code.cli.view import Screen, show_diff
 from minimax_code.events import (
     AgentStarted,
@@ -24,6 +23,7 @@ from minimax_code.events import (
     ToolIntended,
 )
 from minimax_code.model import Reply, Usage
+from minimax_code.phrases import line_of, phrase
 
 EVIL = "\x1b]0;owned\x07\x1b[2J[bold]\r"
 
