@@ -22,6 +22,17 @@ class Check(Record):
     exit_code: int | None = 0
     cases: tuple[str, ...] = ()
 
+    @property
+    def is_looked_up(self) -> bool:
+        """Whether it is no program, but found out by our own code."""
+        return self.command[0] in ("api:", "file:")
+
+    @property
+    def text(self) -> str:
+        """As people write it."""
+        ends = f"exit {self.exit_code}: " if self.exit_code else ""
+        return ends + " ".join(self.command)
+
     def is_met_by(self, receipt: Receipt) -> bool:
         """Whether the receipt is one of this command that ended as it has to."""
         outcomes = {case.name: case.outcome for case in receipt.cases}
@@ -68,16 +79,21 @@ class Contract(Record):
         return tuple(check for check in self.checks if not any(check.is_met_by(receipt) for receipt in mine))
 
 
+Outcome = Literal["PASS", "FAIL", "PARTIAL"]
+
+
 class Verdict(Record):
     """What an independent verifier found.
 
     Attributes:
         tree: the files that it is about.
         evidence: what speaks against the work, each point something that can be looked up.
+        mendable: those of the points that go back to whoever did the work.
         receipts: what the verifier has run itself.
     """
 
-    outcome: Literal["PASS", "FAIL", "PARTIAL"]
+    outcome: Outcome
     tree: str
     evidence: tuple[str, ...] = ()
+    mendable: tuple[str, ...] = ()
     receipts: tuple[Receipt, ...] = ()

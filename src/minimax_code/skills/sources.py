@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from minimax_code.errors import InputError, WorkspaceError
 from minimax_code.model import Model
 from minimax_code.workbench.bench import Workbench
-from minimax_code.workbench.files import EXTENSIONS, CodeFile, read_inside
+from minimax_code.workbench.files import EXTENSIONS, CodeFile, read_inside, source_paths
 from minimax_code.workbench.testrun import is_test
 
 _ENDINGS = "|".join(sorted({re.escape(ending) for ending in EXTENSIONS.values()}, key=len, reverse=True))
@@ -60,17 +60,9 @@ async def localise(bench: Workbench, problem: str) -> list[str]:
 
 
 def _sources(bench: Workbench) -> list[str]:
-    folder = bench.workspace.path
-    skipped = {"node_modules", ".venv", "venv", "__pycache__", ".git", "build", "dist"}
-    return sorted(
-        str(path.relative_to(folder))
-        for path in folder.rglob("*")
-        if path.suffix[1:] in EXTENSIONS.values()
-        and path.suffix not in (".md", ".txt", ".json", ".toml", ".yaml")
-        and not skipped & set(path.relative_to(folder).parts)
-        and path.is_file()
-        and not path.is_symlink()
-    )
+    words = (".md", ".txt", ".json", ".toml", ".yaml")
+    endings = tuple(f".{ending}" for ending in EXTENSIONS.values())
+    return [path for path in source_paths(bench.workspace.path) if path.endswith(endings) and not path.endswith(words)]
 
 
 async def that_fit(model: Model, bench: Workbench, paths: Iterable[str]) -> tuple[list[CodeFile], list[str]]:

@@ -18,7 +18,7 @@ from minimax_code.skills.reproduce import one_test
 from minimax_code.skills.solution import NOTHING_RUN, Solution, Verdict
 from minimax_code.workbench import coverage
 from minimax_code.workbench.bench import Workbench
-from minimax_code.workbench.files import CodeFile
+from minimax_code.workbench.files import CodeFile, module_of
 from minimax_code.workbench.receipt import Case
 from minimax_code.workbench.testrun import TestRun
 
@@ -76,7 +76,7 @@ async def write_tests(
         framework=wish.framework,
         percent=f"{wish.coverage_percent:g}",
         wishes=wish.wishes,
-        modules=", ".join(_module(path) for path in trial.paths),
+        modules=", ".join(module_of(path) for path in trial.paths),
     )
     messages = [Message(role="user", content="\n\n".join([prompt, *map(fenced, sources)]))]
     name = f"test_{PurePosixPath(trial.paths[0]).stem}.py"
@@ -191,8 +191,3 @@ def without_tests(file: CodeFile, failed: Iterable[Case]) -> CodeFile | None:
     for start, end in reversed(cut):
         del lines[start:end]
     return CodeFile(file.path, "".join(lines).rstrip("\n") + "\n")
-
-
-def _module(path: str) -> str:
-    """The name that a file is imported by from the workspace's folder, or from src/ in it."""
-    return path.removeprefix("src/").removesuffix(".py").replace("/", ".").removesuffix(".__init__")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from minimax_code.contract import Check, Contract
 from minimax_code.model import Model
 from minimax_code.work.acceptance import AcceptanceTest, write_acceptance_test
@@ -9,6 +11,7 @@ from minimax_code.work.checks import command_of, run_checks
 from minimax_code.work.frozen import read
 from minimax_code.work.task import Task
 from minimax_code.workbench.bench import Workbench
+from minimax_code.workbench.files import path_problem
 from minimax_code.workbench.running import Limits
 from minimax_code.workbench.testrun import is_test
 
@@ -46,14 +49,19 @@ async def agree(task: Task, *, model: Model, bench: Workbench) -> Contract:
 
 
 async def _of_user(task: Task, bench: Workbench) -> Contract:
-    """The user's checks. Test files that they name are frozen; what they fail with now is what the work is about."""
-    words = {word.split("::")[0] for check in task.commands for word in check.command}
-    files = {path: read(bench.workspace.path, path) for path in sorted(words) if is_test(path)}
-    contract = Contract(checks=task.commands, frozen={path: text for path, text in files.items() if text is not None})
+    """The user's checks. Files of tests that they name, and those whose tests fail now, are frozen: they are what the
+    work is about."""
+    contract = Contract(checks=task.commands)
     async with bench.copy() as copy:
         receipts = await run_checks(contract, copy)
     failed = [case.name for receipt in receipts for case in receipt.cases if case.outcome in ("failed", "error")]
-    return contract.model_copy(update={"failed_before": tuple(dict.fromkeys(failed))})
+    words = [word for check in task.commands if not check.is_looked_up for word in check.command]
+    named = {re.split("::| > ", word)[0] for word in (*words, *failed)}
+    named |= {f"{word.replace('.', '/')}.py" for word in words}  # as unittest names modules
+    paths = sorted(path for path in named if is_test(path) and not path_problem(path))
+    texts = {path: read(bench.workspace.path, path) for path in paths}
+    frozen = {path: text for path, text in texts.items() if text is not None}
+    return contract.model_copy(update={"frozen": frozen, "failed_before": tuple(dict.fromkeys(failed))})
 
 
 def _of_test(test: AcceptanceTest | list[str]) -> Contract:

@@ -221,10 +221,11 @@ class _Execution:
             return await self._end(progress, stopped.reason, stopped.message)
         if stopped.reason == "stuck" and wrong:
             return await self._end(progress, "stuck", stopped.message)
-        if progress.rounds >= self.rounds or (verdict and verdict.outcome == "PARTIAL"):
+        points = (*wrong, *(verdict.mendable if verdict else ()))
+        if progress.rounds >= self.rounds or not points:
             return await self._end(progress, "failed" if wrong else "partial")
-        points = "\n\n".join(f"- {point}" for point in (*wrong, *(verdict.evidence if verdict else ())))
-        text = f"Round {progress.rounds} of {self.rounds} was looked at, and it isn't done yet:\n\n{points}"
+        told = "\n\n".join(f"- {point}" for point in points)
+        text = f"Round {progress.rounds} of {self.rounds} was looked at, and it isn't done yet:\n\n{told}"
         await self.log.append(Told(agent=WORKER, text=text))
         return None
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import re
 from pathlib import Path
 
+from minimax_code.skills.answer import fenced
 from minimax_code.work.frozen import read
-from minimax_code.workbench.files import CodeFile
+from minimax_code.workbench.files import CodeFile, source_paths
 
 _MAX_NAMES = 200
 _CHARACTERS_PER_TOKEN = 3
@@ -15,7 +14,7 @@ _CHARACTERS_PER_TOKEN = 3
 
 def survey(folder: Path, tokens: int) -> str:
     """Names of all files, then those that fit whole into so many tokens, small ones first."""
-    paths = sorted(_files(folder))
+    paths = source_paths(folder)
     if not paths:
         return "The folder is empty."
     named = [f"- {path}" for path in paths[:_MAX_NAMES]]
@@ -26,18 +25,6 @@ def survey(folder: Path, tokens: int) -> str:
     for path in sorted(paths, key=lambda path: (folder / path).lstat().st_size):
         text = read(folder, path) if (folder / path).lstat().st_size <= left else None
         if text is not None and text.strip():
-            parts.append(fenced(path, text))
+            parts.append(fenced(CodeFile(path, text)))
             left -= len(parts[-1])
     return "\n\n".join(parts)
-
-
-def fenced(path: str, text: str) -> str:
-    """A file as a fenced block that nothing in it can end."""
-    fence = "`" * max([3, *(len(run) + 1 for run in re.findall(r"`{3,}", text))])
-    return f"{fence}{CodeFile(path, text).language} {path}\n{text.rstrip()}\n{fence}"
-
-
-def _files(folder: Path) -> list[str]:
-    return [
-        (Path(parent) / name).relative_to(folder).as_posix() for parent, _, names in os.walk(folder) for name in names
-    ]

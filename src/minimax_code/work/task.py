@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, Literal, Self
@@ -14,6 +13,7 @@ from minimax_code.errors import InputError
 from minimax_code.record import Record
 from minimax_code.work.agent import Agent
 from minimax_code.work.amounts import limits_of, limits_text, percent_of, seconds_of
+from minimax_code.work.checks import check_of
 
 CONSTRAINTS = ("budget_limit", "forbidden_paths", "max_execution_time", "min_coverage")
 
@@ -34,8 +34,9 @@ class Task(Record):
         constraints: "max_execution_time" ("30 minutes"), "budget_limit" ("100 API calls", "2M tokens", "$5"),
             "forbidden_paths" (a list of paths or patterns), "min_coverage" (percent of the changed lines). Any other
             name is refused.
-        checks: commands that have to succeed ("pytest tests/test_cart.py"). Without any the agent first writes a test
-            that fails without the work.
+        checks: what has to hold: commands that have to succeed ("pytest tests/test_cart.py"), or to end otherwise
+            ("exit 2: python cart.py --wrong"), code that has to be there ("api: cart:total(prices, tax=0)"), and files
+            ("file: docs/cart.md 'How to pay'"). Without any the agent first writes a test that fails without the work.
         mode: "autonomous" never asks; "interactive", for the command line, asks where permissions don't say.
         max_duration_days: of an autonomous task.
         checkpoint_frequency_hours: how often an autonomous task tells its callback of a checkpoint. What can be
@@ -127,9 +128,9 @@ class Task(Record):
 
     @property
     def commands(self) -> tuple[Check, ...]:
-        """Its checks, those that are text split as a shell would."""
+        """Its checks, those that are text as `check_of` reads it."""
         return tuple(
-            check if isinstance(check, Check) else _split(f"checks.{i}", check) for i, check in enumerate(self.checks)
+            check if isinstance(check, Check) else check_of(check, f"checks.{i}") for i, check in enumerate(self.checks)
         )
 
     @property
@@ -139,13 +140,3 @@ class Task(Record):
         if self.requirements:
             lines += ["", "Requirements:", *(f"- {requirement}" for requirement in self.requirements)]
         return "\n".join(lines)
-
-
-def _split(field: str, command: str) -> Check:
-    try:
-        words = shlex.split(command)
-    except ValueError as error:
-        raise InputError(field, f"{command!r} is no command: {error}") from error
-    if not words:
-        raise InputError(field, "is empty; name a command")
-    return Check(command=tuple(words))

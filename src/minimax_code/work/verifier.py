@@ -13,14 +13,14 @@ from fnmatch import fnmatchcase
 
 from minimax_code.agent import run_agent
 from minimax_code.budget import Budget
-from minimax_code.contract import Contract, Verdict
+from minimax_code.contract import Contract, Outcome, Verdict
 from minimax_code.errors import BudgetError, ModelError
 from minimax_code.events import Log
 from minimax_code.model import Model
 from minimax_code.permissions import Permissions
 from minimax_code.skills.prompt import prompt_of
 from minimax_code.tools.standard import reading_tools
-from minimax_code.work.checks import complaints, run_checks
+from minimax_code.work.checks import complaints, run_check, run_checks, tests_of
 from minimax_code.work.frozen import lay, read
 from minimax_code.work.lines import changed_lines
 from minimax_code.work.task import Task
@@ -35,6 +35,8 @@ Lines = Mapping[str, Set[int]]
 
 _PATIENCE = 15  # calls of tools for one verdict
 _MUTANTS = 10
+_ENOUGH = 0.5  # of them; some wrong changes are none
+_QUICK_S = 30.0  # a check that takes longer is not run for each of them
 _SHARE_OF_DIFF = 0.4  # of the model's window
 _TEST_SETTINGS = frozenset({
     "conftest.py", "pytest.ini", ".pytest.ini", "tox.ini", "setup.cfg", "pyproject.toml", "sitecustomize.py",
@@ -70,7 +72,7 @@ async def verify(work: Work, bench: Workbench, *, model: Model | None, log: Log,
     """
     async with bench.copy(work.tree) as clean:
         proof = await _prove(work, bench, clean)
-    if proof.outcome == "FAIL":
+    if proof.mendable:  # which goes back, whatever a model may say
         return proof
     if model is None:
         unread = ("no model has looked at the change: by its calibration it can't judge any",)
@@ -101,44 +103,73 @@ async def verify(work: Work, bench: Workbench, *, model: Model | None, log: Log,
 async def _prove(work: Work, bench: Workbench, clean: Workbench) -> Verdict:
     """What can be found without a model."""
     contract = work.contract
-    touched = [path for path in work.changed if any(fnmatchcase(path, pattern) for pattern in contract.forbidden)]
     receipts = await run_checks(contract, clean)
-    failures = [f"{path} may not be touched, and was" for path in touched]
-    failures += complaints(contract, receipts, work.tree)
-    doubts = [] if work.changed else ["nothing was changed"]
-    doubts += [] if contract.checks else ["there is no acceptance check, so nothing is proven"]
-    if contract.checks and not failures:
+    red = complaints(contract, receipts, work.tree)
+    touched = [path for path in work.changed if any(fnmatchcase(path, pattern) for pattern in contract.forbidden)]
+    doubts = [f"{path} may not be touched, and was" for path in touched]
+    beyond = [] if work.changed else ["nothing was changed"]
+    beyond += [] if contract.checks else ["there is no acceptance check, so nothing is proven"]
+    if contract.checks and not red:
         lines = {path: new for path, new in changed_lines(work.diff).items() if not is_test(path)}
-        failures += await _uncovered(contract, clean, lines)
-        doubts += await _unnoticed(clean, lines)
+        measured = [await _uncovered(contract, clean, lines), await _unnoticed(contract, receipts, clean, lines)]
+        doubts += [doubt for _, doubt in measured if doubt]
+        receipts += tuple(receipt for receipt, _ in measured if receipt)
         doubts += await _leaning(work, bench)
-    outcome = "FAIL" if failures else "PARTIAL" if doubts else "PASS"
-    return Verdict.model_validate(
-        {"outcome": outcome, "tree": work.tree, "evidence": (*failures, *doubts), "receipts": receipts}
+    mendable = (*red, *doubts)
+    return Verdict(
+        outcome="FAIL" if red else "PARTIAL" if doubts or beyond else "PASS",
+        tree=work.tree,
+        evidence=(*mendable, *beyond),
+        mendable=mendable,
+        receipts=receipts,
     )
 
 
-async def _uncovered(contract: Contract, clean: Workbench, lines: Lines) -> list[str]:
+async def _uncovered(contract: Contract, clean: Workbench, lines: Lines) -> tuple[Receipt | None, str]:
+    """The run that has measured which changed lines tests run, and what is wrong with that, or ""."""
     if contract.min_coverage is None or not lines:
-        return []
-    covered, _ = await clean.coverage(lines)
-    if covered.percent is None or covered.percent >= contract.min_coverage:
-        return []
+        return None, ""
+    covered, ran = await clean.coverage(lines)
+    if covered.percent is None:
+        return None, ""
+    told = f"tests run {covered.percent:g}% of the changed lines"
+    receipt = ran.receipt.model_copy(update={"command": ("coverage:", *sorted(lines)), "checked": told})
+    if covered.percent >= contract.min_coverage:
+        return receipt, ""
     missing = "; ".join(f"{path}: {', '.join(map(str, sorted(m)))}" for path, m in covered.missing.items() if m)
-    wanted = f"{contract.min_coverage:g}% are asked for"
-    return [f"tests run {covered.percent:g}% of the changed lines, and {wanted}; not run are {missing}"]
+    return receipt, f"{told}, and {contract.min_coverage:g}% are asked for; not run are {missing}"
 
 
-async def _unnoticed(clean: Workbench, lines: Lines) -> list[str]:
-    """Nothing, if the tests notice at least one small wrong change of the changed lines, or there is none to make."""
-    if not lines or not clean.suites():
-        return []
-    mutation = await clean.mutate(lines, limit=_MUTANTS)
-    if mutation.killed or not mutation.survived:
-        return []
-    first = mutation.survived[0]
-    example = f"{first.path}:{first.line}, where {first.change}"
-    return [f"the tests notice none of {len(mutation.survived)} small wrong changes of the work, such as {example}"]
+async def _unnoticed(
+    contract: Contract, receipts: Sequence[Receipt], clean: Workbench, lines: Lines
+) -> tuple[Receipt | None, str]:
+    """What became of small wrong changes of the changed lines; a doubt where tests and checks notice less than half."""
+    suite = next(iter(clean.suites()), None)
+    others = [
+        check
+        for check, receipt in zip(contract.checks, receipts, strict=True)
+        if receipt.seconds < _QUICK_S and not check.is_looked_up and (tests_of(check.command) or ("",))[0] != suite
+    ]
+
+    async def notices(bench: Workbench) -> bool:
+        for check in others:
+            if not check.is_met_by(await run_check(check, bench)):
+                return True
+        return False
+
+    if not lines or not (suite or others):
+        return None, ""
+    mutation = await clean.mutate(lines, also=notices if others else None, limit=_MUTANTS)
+    if mutation.score is None:
+        return None, ""
+    tried = len(mutation.killed) + len(mutation.survived)
+    told = f"{len(mutation.killed)} of {tried} small wrong changes of the work are noticed"
+    doubt = ""
+    if mutation.score < _ENOUGH:
+        first = mutation.survived[0]
+        doubt = f"{told}; not so {first.path}:{first.line}, where {first.change}"
+    command = ("mutants:", *sorted(lines))
+    return Receipt(command=command, tree=receipts[0].tree, exit_code=int(bool(doubt)), checked=told), doubt
 
 
 async def _leaning(work: Work, bench: Workbench) -> list[str]:
@@ -187,28 +218,29 @@ def _shown(receipt: Receipt) -> str:
     return f"`{' '.join(receipt.command)}` ended with {receipt.exit_code}{cases}"
 
 
-def read_verdict(text: str) -> tuple[str, tuple[str, ...]]:
+def read_verdict(text: str) -> tuple[Outcome, tuple[str, ...]]:
     """Outcome and evidence of what a verifier wrote: the last verdict counts; without evidence none speaks against."""
     found = _VERDICT.findall(text)
     points = tuple(" ".join(point.split()) for point in _POINT.findall(text))
     match found[-1:]:
-        case []:
-            return "PARTIAL", ("the verifier gave no verdict",)
-        case ["FAIL"] if not points:
-            return "PARTIAL", ("the verifier said FAIL without anything that could be looked up",)
         case ["PASS"]:
             return "PASS", ()
-        case _:
-            return found[-1], points
+        case ["FAIL"] if points:
+            return "FAIL", points
+        case ["FAIL"]:
+            return "PARTIAL", ("the verifier said FAIL without anything that could be looked up",)
+        case ["PARTIAL"]:
+            return "PARTIAL", points
+    return "PARTIAL", ("the verifier gave no verdict",)
 
 
-def _weaker(proof: Verdict, outcome: str, evidence: tuple[str, ...]) -> Verdict:
-    order = ("FAIL", "PARTIAL", "PASS")
-    return Verdict.model_validate(
-        {
+def _weaker(proof: Verdict, outcome: Outcome, evidence: tuple[str, ...]) -> Verdict:
+    """The proof with what was said of it besides; of what was shown to be wrong the worker is told."""
+    order: tuple[Outcome, ...] = ("FAIL", "PARTIAL", "PASS")
+    return proof.model_copy(
+        update={
             "outcome": min(proof.outcome, outcome, key=order.index),
-            "tree": proof.tree,
             "evidence": (*proof.evidence, *evidence),
-            "receipts": proof.receipts,
+            "mendable": evidence if outcome == "FAIL" else (),
         }
     )

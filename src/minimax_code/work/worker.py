@@ -75,7 +75,7 @@ def _role(contract: Contract, agent: Agent | None) -> str:
         "worker",
         "minimax_code.work",
         agent=f"{agent.text} " if agent else "",
-        checks="\n".join(f"- `{' '.join(check.command)}`" for check in contract.checks) or "- nothing yet",
+        checks="\n".join(f"- `{check.text}`" for check in contract.checks) or "- nothing yet",
         frozen=", ".join(contract.frozen) or "none",
         forbidden=", ".join(contract.forbidden) or "none",
     )

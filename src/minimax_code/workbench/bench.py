@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence, Set
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ from minimax_code.workbench.analysers import DEFAULT_STANDARDS, Analysers
 from minimax_code.workbench.coverage import ChangedLines, of_changed
 from minimax_code.workbench.files import CodeFile, read_inside
 from minimax_code.workbench.findings import Findings, in_order
-from minimax_code.workbench.mutate import Mutation
+from minimax_code.workbench.mutate import Mutant, Mutation
 from minimax_code.workbench.receipt import Receipt
 from minimax_code.workbench.run import InSandbox
 from minimax_code.workbench.running import Limits
@@ -164,13 +164,22 @@ class Workbench:
         return of_changed(changed, ran.lines), ran
 
     async def mutate(
-        self, changed: Mapping[str, Set[int]], *, paths: Sequence[str] = (), limit: int = 20, seconds: float = 60.0
+        self,
+        changed: Mapping[str, Set[int]],
+        *,
+        paths: Sequence[str] = (),
+        also: Callable[[Workbench], Awaitable[bool]] | None = None,
+        limit: int = 20,
+        seconds: float = 60.0,
     ) -> Mutation:
         """Whether tests notice small wrong changes of these lines. The workspace itself stays as it is.
+
+        Tests that fail without any change notice nothing.
 
         Args:
             changed: lines by file.
             paths: the tests; all where empty. Of those, the ones that run a line are run for its mutants.
+            also: asked of a mutant that tests don't notice: whether something else does.
             limit: how many mutants are tried at most.
             seconds: how long the tests of one may take; one that takes longer counts as noticed.
 
@@ -179,25 +188,30 @@ class Workbench:
             WorkspaceError: a path is no file of the workspace.
         """
         async with self.copy() as copy:
-            ran = await copy.run_tests(paths, covered=sorted(changed))
-            if not ran.passed:
-                return Mutation(problem=f"the tests don't pass as it is: {ran.summary}")
+            ran = await copy.run_tests(paths, covered=sorted(changed)) if paths or copy.suites() else None
+            if also is None and not (ran and ran.passing):
+                return Mutation(problem=f"no test passes as it is: {ran.summary if ran else 'there is none'}")
             folder = copy.workspace.path
             sources = {path: read_inside(folder, path) for path in changed}
             found = {path: mutate.mutants_of(path, sources[path], lines) for path, lines in changed.items()}
             chosen, skipped = mutate.spread(found, limit)
-            killed: list[mutate.Mutant] = []
-            survived: list[mutate.Mutant] = []
+            killed: list[Mutant] = []
+            survived: list[Mutant] = []
             for mutant in chosen:
-                tests = _tests_of(ran, mutant)
-                if tests is not None:
-                    (folder / mutant.path).write_bytes(mutant.source)
-                    tried = await copy.run_tests(
-                        tests or paths, suite=ran.suite, limits=Limits(seconds=seconds), fail_fast=True
-                    )
-                    (folder / mutant.path).write_bytes(sources[mutant.path])
-                (killed if tests is not None and not tried.passed else survived).append(mutant)
+                (folder / mutant.path).write_bytes(mutant.source)
+                noticed = ran is not None and await copy._notices(mutant, ran, paths, Limits(seconds=seconds))
+                noticed = noticed or (also is not None and await also(copy))
+                (folder / mutant.path).write_bytes(sources[mutant.path])
+                (killed if noticed else survived).append(mutant)
             return Mutation(killed=tuple(killed), survived=tuple(survived), skipped=skipped)
+
+    async def _notices(self, mutant: Mutant, before: TestRun, paths: Sequence[str], limits: Limits) -> bool:
+        """Whether a test that passed before a mutant doesn't pass any more."""
+        tests = _tests_of(before, mutant)
+        if tests is None or not before.passing:
+            return False
+        now = await self.run_tests(tests or paths, suite=before.suite, limits=limits, fail_fast=before.passed)
+        return bool((set(tests) or before.passing) - now.passing)
 
     @asynccontextmanager
     async def copy(self, tree: str | None = None) -> AsyncIterator[Workbench]:
@@ -213,10 +227,11 @@ def _files_of(paths: Sequence[str]) -> list[str]:
     return [path.split("::")[0] for path in paths]
 
 
-def _tests_of(ran: TestRun, mutant: mutate.Mutant) -> list[str] | None:
-    """The tests that could notice a mutant: none at all (None), or unknown which (empty), or these."""
+def _tests_of(ran: TestRun, mutant: Mutant) -> list[str] | None:
+    """The passing tests that could notice a mutant: none at all (None), or unknown which (empty), or these."""
     file = ran.lines.get(mutant.path)
     if file is None:
         return []
     statement = max((line for line in file.statements if line <= mutant.line), default=mutant.line)
-    return None if statement in file.missing else sorted(file.tests.get(statement, ()))
+    running = file.tests.get(statement, frozenset())
+    return None if statement in file.missing else sorted(running & ran.passing) or (None if running else [])

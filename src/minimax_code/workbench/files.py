@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -13,6 +14,7 @@ MAX_BYTES = 4 << 20
 """Of all files together."""
 
 _MAX_PATH = 200
+_NOT_OURS = {"node_modules", ".venv", "venv", "__pycache__", ".git", "vendor", "build", "dist", ".tox"}
 
 EXTENSIONS = {
     "python": "py", "javascript": "js", "typescript": "ts", "go": "go", "rust": "rs", "java": "java", "c": "c",
@@ -50,6 +52,21 @@ def path_problem(path: str) -> str | None:
     if any(part in ("", ".", "..") for part in parts):
         return "must be relative, with slashes, and stay within its folder"
     return None
+
+
+def module_of(path: str) -> str:
+    """The name that a file of Python is imported by from the folder, or from src/ in it."""
+    return path.removeprefix("src/").removesuffix(".py").replace("/", ".").removesuffix(".__init__")
+
+
+def source_paths(folder: Path) -> list[str]:
+    """Paths of the files of a folder, in order: without links, and what was installed or built."""
+    found: list[str] = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name not in _NOT_OURS]
+        files = (Path(parent, name) for name in names)
+        found += [path.relative_to(folder).as_posix() for path in files if path.is_file() and not path.is_symlink()]
+    return sorted(found)
 
 
 def read_inside(folder: Path, path: str) -> bytes:

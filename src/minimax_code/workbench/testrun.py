@@ -13,7 +13,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from importlib import resources
@@ -22,6 +22,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from minimax_code.workbench.coverage import Coverage, FileLines
+from minimax_code.workbench.files import source_paths
 from minimax_code.workbench.receipt import Case, Receipt
 from minimax_code.workbench.running import Limits
 from minimax_code.workbench.sandbox import Sandbox
@@ -36,7 +37,6 @@ PATTERNS: Mapping[Suite, tuple[str, ...]] = {
 }  # fmt: skip
 """Names of test files, by suite."""
 
-_SKIPPED = {"node_modules", ".venv", "venv", "__pycache__", ".git", "vendor", "build", "dist", ".tox"}
 _ENV = {
     "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0", "CI": "1",
     "GOCACHE": "/tmp/go-cache", "GOPROXY": "off", "GOFLAGS": "-count=1",
@@ -74,6 +74,11 @@ class TestRun:
         return not self.problem and "passed" in outcomes and not outcomes & {"failed", "error"}
 
     @property
+    def passing(self) -> frozenset[str]:
+        """Names of the cases that passed."""
+        return frozenset(case.name for case in self.cases if case.outcome == "passed")
+
+    @property
     def failures(self) -> tuple[Case, ...]:
         """Cases that failed or couldn't be run."""
         return tuple(case for case in self.cases if case.outcome in ("failed", "error"))
@@ -88,7 +93,7 @@ class TestRun:
 
 def suites_in(folder: Path) -> tuple[Suite, ...]:
     """Whose tests a folder has, by the names of its files."""
-    found = {suite for path in _files(folder) for suite in PATTERNS if is_test(path, suite)}
+    found = {suite for path in source_paths(folder) for suite in PATTERNS if is_test(path, suite)}
     return tuple(suite for suite in PATTERNS if suite in found)
 
 
@@ -171,12 +176,14 @@ def _command(
             "--test",
             *args,
         )
-    command = ("go", "test", "-json", *(["-failfast"] if fail_fast else ()), *(_go_packages(paths) or ["./..."]))
+    command = ("go", "test", "-json", *(["-failfast"] if fail_fast else ()), *(go_packages(paths) or ["./..."]))
     return command, command
 
 
-def _go_packages(paths: Sequence[str]) -> list[str]:
-    return sorted({f"./{os.path.dirname(path)}" for path in paths})
+def go_packages(paths: Sequence[str]) -> list[str]:
+    """The packages of files; what isn't a file is one already."""
+    packages = {f"./{os.path.dirname(path)}" if path.endswith(".go") else path for path in paths}
+    return sorted(package.rstrip("/") for package in packages)
 
 
 def _sealed_records(output: str, secret: bytes) -> tuple[list[dict[str, Any]], str]:
@@ -201,15 +208,19 @@ def _go_records(output: str) -> tuple[list[dict[str, Any]], str]:
     said: dict[str, list[str]] = {}
     text: list[str] = []
     outcomes = {"pass": "passed", "fail": "failed", "skip": "skipped"}
-    bad = False
+    bad, section = False, ""
     for line in output.splitlines():
-        if match := _BUILD_FAILED.match(line):
-            records.append({"kind": "case", "name": match[1], "outcome": "error", "message": match[2]})
         try:
             event = json.loads(line)
             action, package = event["Action"], event["Package"]
         except (ValueError, KeyError, TypeError):
             text.append(line)
+            if match := _BUILD_FAILED.match(line):
+                records.append({"kind": "case", "name": match[1], "outcome": "error", "message": match[2]})
+            elif line.startswith("# "):  # what the compiler says of a package stands below its name
+                section = line[2:].split()[0]
+            else:
+                said.setdefault(section, []).append(f"{line}\n")
             continue
         name = "/".join([package, event["Test"]]) if "Test" in event else package
         if action == "output":
@@ -220,6 +231,9 @@ def _go_records(output: str) -> tuple[list[dict[str, Any]], str]:
             records.append({"kind": "case", "name": name, "outcome": outcomes[action], "message": message})
         elif action == "fail":
             bad = True
+    for record in records:
+        if record["outcome"] == "error":
+            record["message"] = "".join([*said.get(record["name"], ()), record["message"]])[-4000:]
     bad = bad or any(record["outcome"] in ("failed", "error") for record in records)
     return [*records, {"kind": "end", "status": int(bad), "planned": None}], "\n".join(text)
 
@@ -270,9 +284,3 @@ def _lines(records: Sequence[Mapping[str, Any]]) -> dict[str, FileLines]:
         for record in records
         if record["kind"] == "lines"
     }
-
-
-def _files(folder: Path) -> Iterator[str]:
-    for _, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name not in _SKIPPED]
-        yield from names

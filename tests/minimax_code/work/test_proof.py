@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
-from minimax_code.work.result import TaskResult
+from minimax_code.budget import Budget
+from minimax_code.contract import Check, Contract, Verdict
+from minimax_code.events import MemoryLog
+from minimax_code.model import ToolCall
+from minimax_code.work.task import Task
+from minimax_code.work.verifier import Work, verify
+from minimax_code.workbench.bench import Workbench
+from minimax_code.workbench.sandbox import find_sandbox
+from minimax_code.workbench.workspace import Workspace
 
 from .conftest import DONE, PASS, PLAN, Shop, fix, last, task, write
 
@@ -52,34 +62,73 @@ def test_three_that_can_t_be_used_are_none(shop: Shop, text: str, why: str) -> N
     assert "nothing is proven" in result.issues[-1]
 
 
-def test_a_test_that_the_worker_weakens_is_put_back(shop: Shop) -> None:
+@pytest.mark.parametrize("check", [*CHECK, "pytest"])
+def test_a_test_that_the_worker_weakens_is_put_back(shop: Shop, check: str) -> None:
+    """Whether the check names it, or it is among those that fail before the work."""
     shop.lay_tests()
-    result = shop.run(
-        task(checks=CHECK), [PLAN, write("tests/test_cart.py", "def test_total(): pass\n"), DONE], rounds=1
-    )
+    weaker = write("tests/test_cart.py", "def test_total(): pass\n")
+    result = shop.run(task(checks=[check]), [PLAN, weaker, DONE], rounds=1)
     assert (result.state, result.deliverables) == ("failed", ())
 
 
 def test_settings_that_make_tests_pass_are_found_out(shop: Shop) -> None:
     shop.lay_tests()
     cheat = "import cart\n\ncart.total = sum\n"
-    result = shop.run(task(checks=CHECK), [PLAN, write("conftest.py", cheat), DONE, PASS])
-    assert (result.state, result.success) == ("partial", False)
-    assert "only with the changes of how tests are run: conftest.py" in result.issues[-1]
+    assert "only with the changes of how tests are run: conftest.py" in _doubts(
+        shop, task(checks=CHECK), write("conftest.py", cheat)
+    )
 
 
 def test_tests_that_notice_nothing_prove_nothing(shop: Shop) -> None:
     shop.lay({"tests/test_cart.py": "import cart\n\n\ndef test_total():\n    assert cart\n"})
-    assert "notice none of" in _issues(shop.run(task(checks=CHECK), [PLAN, fix("prices[0] + 1"), DONE, PASS]))
+    told = _doubts(shop, task(checks=CHECK), fix("prices[0] + 1"))
+    assert "0 of 4 small wrong changes of the work are noticed; not so cart.py:2" in told
+
+
+def test_a_command_can_notice_what_tests_don_t(shop: Shop) -> None:
+    """Not only tests are checks: what changes a command's end is noticed too, also where there are no tests at all."""
+    result = shop.run(task(), [PLAN, fix(), DONE, PASS])
+    assert result.success
+    [mutants] = [receipt for receipt in result.receipts if receipt.command[0] == "mutants:"]
+    assert (mutants.command[1:], mutants.checked) == (
+        ("cart.py",),
+        "1 of 1 small wrong changes of the work are noticed",
+    )
+    shop.place = shop.place / "again"
+    assert "0 of 4 small wrong changes" in _doubts(shop, task(checks=["true"]), fix("prices[0] + 1"))
 
 
 def test_changed_lines_that_no_test_runs(shop: Shop) -> None:
     shop.lay_tests()
     body = "sum(prices)\n\n\ndef other():\n    return 1\n"
     covered = task(checks=CHECK, constraints={"min_coverage": 100})
-    assert "tests run 66.7%" in _issues(shop.run(covered, [PLAN, fix(body), DONE], rounds=1))
+    assert "tests run 66.7% of the changed lines, and 100% are asked for; not run are cart.py: 6" in _doubts(
+        shop, covered, fix(body)
+    )
 
 
-def _issues(result: TaskResult) -> str:
-    assert not result.success
+def test_what_was_touched_and_may_not_be(shop: Shop) -> None:
+    """No tool of an agent can; what does it here is a check, before the files are recorded."""
+    contract = Contract(checks=(Check(command=("true",)),), forbidden=("docs/*",))
+    shop.lay({"docs/a.md": "A\n"})
+
+    async def verdict() -> Verdict:
+        workspace = await Workspace.create(shop.folder, shop.place)
+        base = await workspace.snapshot()
+        (workspace.path / "docs/a.md").write_text("B\n")
+        tree = await workspace.snapshot()
+        work = Work(task=task(), contract=contract, base=base, tree=tree, changed=["docs/a.md"], diff="")
+        bench = Workbench(workspace, find_sandbox())
+        return await verify(work, bench, model=None, log=MemoryLog(), budget=Budget(), agent="verifier 1")
+
+    found = asyncio.run(verdict())
+    assert (found.outcome, found.mendable) == ("PARTIAL", ("docs/a.md may not be touched, and was",))
+
+
+def _doubts(shop: Shop, task: Task, call: ToolCall) -> str:
+    """What is told the worker of work whose checks pass and that is partial at the end; no model is asked about it."""
+    result = shop.run(task, [PLAN, call, DONE, DONE], rounds=2)
+    assert (result.state, result.success) == ("partial", False), result
+    assert result.verdict and result.verdict.outcome == "PARTIAL"
+    assert all(issue in last(shop.model.requests[-1]).content for issue in result.issues)
     return "\n".join(result.issues)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from minimax_code.contract import Check, Contract, Verdict
@@ -57,6 +59,25 @@ def test_nor_is_a_green_run_that_nobody_verified() -> None:
     assert not result(GREEN, state="partial").success
     assert not TaskResult(state="passed", tree="new", contract=CONTRACT, receipts=(GREEN,)).success
     assert not result(GREEN, tree="newer").success
+
+
+def test_success_needs_a_green_run_after_the_last_edit() -> None:
+    """Whatever happens in whatever order: a law over all stories of six steps."""
+    successes = 0
+    for story in itertools.product(("edit", "green", "red", "verified"), repeat=6):
+        tree, receipts, verdict = 0, list[Receipt](), None
+        for step in story:
+            if step == "edit":
+                tree += 1
+            elif step == "verified":
+                verdict = Verdict(outcome="PASS", tree=str(tree), receipts=tuple(receipts))
+            else:
+                receipts.append(run(("test_a", "passed" if step == "green" else "failed"), tree=str(tree)))
+        told = TaskResult(state="passed", tree=str(tree), contract=CONTRACT, verdict=verdict, receipts=tuple(receipts))
+        since = story[len(story) - story[::-1].index("edit") if "edit" in story else 0 :]
+        assert told.success == ("green" in since and "verified" in since[since.index("green") :]), story
+        successes += told.success
+    assert 0 < successes < 4**6 / 2
 
 
 def test_no_checks_are_never_met() -> None:

@@ -91,9 +91,17 @@ def test_mutants_that_tests_notice_and_those_they_dont(tmp_path: Path) -> None:
         assert await bench.workspace.snapshot() == before
         limited = await bench.mutate({"sums.py": {2, 8}}, limit=2)
         assert (len(limited.killed) + len(limited.survived), limited.skipped) == (2, 3)
+        (bench.workspace.path / "test_other.py").write_text("def test_bad():\n    assert False\n")
+        assert await bench.mutate({"sums.py": {2, 8}}) == found, "what fails anyway notices nothing"
+
+        async def has_changed(copy: Workbench) -> bool:
+            return b"x - x" in (copy.workspace.path / "sums.py").read_bytes()
+
+        also = await bench.mutate({"sums.py": {8}}, also=has_changed)
+        assert [mutant.change for mutant in also.killed] == ["`+` became `-`"]
         (bench.workspace.path / "sums.py").write_text(SUMS.replace("return 1", "return 2"))
         broken = await bench.mutate({"sums.py": {2}})
-        assert "the tests don't pass" in broken.problem
+        assert "no test passes as it is" in broken.problem
         assert broken.score is None
 
     on_bench(tmp_path, {"sums.py": SUMS, "test_sums.py": TESTS}, work)

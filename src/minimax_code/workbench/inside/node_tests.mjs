@@ -25,11 +25,13 @@ function outcome(type, data, isFile) {
 
 export default async function* (source) {
   const outer = [];
+  const said = new Map();  // by file: why one that can't be loaded fails, stands on its stderr alone
   let planned = 0;
   let bad = 0;
   for await (const { type, data } of source) {
     const isFile = data.nesting === 0 && data.name === data.file;
     if (type === 'test:enqueue' && !isFile) planned++;  // a file is a test only where there is none in it
+    if (type === 'test:stderr') said.set(data.file, ((said.get(data.file) ?? '') + data.message).slice(-4000));
     if (type === 'test:start') outer[data.nesting] = data.name;
     if (type === 'test:coverage') {
       for (const file of data.summary.files) {
@@ -41,8 +43,8 @@ export default async function* (source) {
     if (type !== 'test:pass' && type !== 'test:fail') continue;
     const file = relative('', data.file ?? '');
     const name = isFile ? file : [file, ...outer.slice(0, data.nesting), data.name].join(' > ');
-    const said = data.skip ?? data.todo;
-    const message = type === 'test:fail' ? why(data.details?.error) : isFile ? 'no test in it was run' : String(said ?? '');
+    const failure = (isFile && said.get(data.file)) || why(data.details?.error);
+    const message = type === 'test:fail' ? failure : isFile ? 'no test in it was run' : String(data.skip ?? data.todo ?? '');
     const ended = outcome(type, data, isFile);
     if (ended === 'failed' || ended === 'error') bad++;
     yield sealed({ kind: 'case', name, outcome: ended, message });
