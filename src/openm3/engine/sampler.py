@@ -9,7 +9,7 @@ starts no threads for 100,000 numbers, and nothing sorts or adds up a whole voca
 
 from __future__ import annotations
 
-import random
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -107,23 +107,29 @@ def _sample(logits_V: Floats, request: Request) -> int:
     if params.temperature == 0:
         return int(logits_V.argmax())
     weights_N, ids_N = candidates(logits_V, params)
-    index = _index_at(weights_N, random.Random(f"{params.seed}:{len(request.output_ids)}").random())
+    index = index_at(weights_N, _random(params.seed, len(request.output_ids)))
     return index if ids_N is None else int(ids_N[index])
 
 
-def _index_at(weights_N: Floats, share: float) -> int:
+def _random(seed: int | None, place: int) -> float:
+    """From 0 to 1, exclusive; the same for the same seed and place."""
+    digest = hashlib.blake2b(f"{seed}:{place}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "little") >> 11) / 2**53
+
+
+def index_at(weights_N: Floats, share: float) -> int:
     """The place at which the running sum of weights passes a share (0 to 1, exclusive) of the whole.
 
     Runs of numbers are summed before the one is searched that it is in. What is taken has a weight above 0.
     """
-    run_sums = np.add.reduceat(weights_N, np.arange(0, len(weights_N), _RUN), dtype=np.float64)
-    bounds = run_sums.cumsum()
+    run_sums = np.add.reduceat(weights_N, np.arange(0, len(weights_N), _RUN))
+    bounds = run_sums.cumsum(dtype=np.float64)
     point = min(share * bounds[-1], np.nextafter(bounds[-1], 0))
     run = int(bounds.searchsorted(point, side="right"))
     own = weights_N[run * _RUN : (run + 1) * _RUN]
     sums = own.cumsum(dtype=np.float64)
     place = int(sums.searchsorted(point - (bounds[run] - run_sums[run]), side="right"))
-    # Sums in two ways may differ in the last bit, and then the point lies behind the run.
+    # Sums in two ways may differ in the last bits, and then the point lies behind the run.
     return run * _RUN + min(place, int(own.nonzero()[0][-1]))
 
 
