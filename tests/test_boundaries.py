@@ -44,7 +44,7 @@ CODE_LAYERS: Layers = (
     ("minimax_code.clusters",),
     ("minimax_code.client",),
     ("minimax_code.project",),
-    ("minimax_code.merge",),
+    ("minimax_code.merge", "minimax_code.phase"),
     ("minimax_code.review",),
     ("minimax_code.jobs",),
     ("minimax_code.work",),

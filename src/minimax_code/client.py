@@ -12,10 +12,11 @@ from minimax_code.budget import Price
 from minimax_code.errors import InputError, ModelError, SandboxError
 from minimax_code.jobs import Job
 from minimax_code.jobs.here import place_of, work_here
-from minimax_code.jobs.launch import STORE, root_of
+from minimax_code.jobs.launch import STORE
 from minimax_code.jobs.spec import JobSpec
 from minimax_code.loop import Loop
-from minimax_code.project import Project, Workflow
+from minimax_code.project import QUEUE as PROJECTS
+from minimax_code.project import Project, Workflow, id_of, project_spec
 from minimax_code.remote import ServerModel
 from minimax_code.review.posting import review_pull_request
 from minimax_code.review.result import Review
@@ -77,6 +78,7 @@ class MiniMaxCode:
         self._model = ServerModel(base_url, api_key, model, context_tokens=context_tokens)
         self._store = Store(store or os.environ.get(STORE) or default_url())
         self._loop = Loop()
+        self._projects: dict[str, Project] = {}
 
     def execute(self, task: Task) -> TaskResult:
         """Does a task, in this process; whatever ends the work, the result says how far it came.
@@ -92,13 +94,29 @@ class MiniMaxCode:
     ) -> Project:
         """A project whose phases build on each other ("sequential") or are worked on side by side ("parallel").
 
+        If it was made before, by this process or another, it is opened and goes on.
+
         Raises:
-            InputError: an argument can't be used.
+            InputError: an argument can't be used, or there is another project of this name on this folder.
+            LeaseError: another process has it open.
         """
-        return Project(
-            name, description, agents, workflow, folder=self._folder, root=root_of(self._store.url).parent / "projects",
-            do=self._do, loop=self._loop,
-        )  # fmt: skip
+        spec = project_spec(name, description, agents, workflow, self._folder)
+        id = self._store.create(spec, queue=PROJECTS, job=id_of(name, self._folder))
+        if self._store.job(id).spec != spec:
+            raise InputError("name", f"there is another project {name!r} on this folder; open_project goes on with it")
+        return self._opened(id)
+
+    def open_project(self, name: str) -> Project:
+        """A project that was made before. Phases that a crash or the end of a process has cut short go on at once.
+
+        Raises:
+            InputError: there is none of this name on the client's folder.
+            LeaseError: another process has it open.
+        """
+        id = id_of(name, self._folder)
+        if id not in (row.id for row in self._store.jobs(PROJECTS)):
+            raise InputError("name", f"there is no project {name!r} on this folder; create_project makes it")
+        return self._opened(id)
 
     def start_autonomous_task(self, task: Task) -> Job:
         """Starts a job that goes on in processes of its own, after this one has ended and after crashes.
@@ -137,6 +155,12 @@ class MiniMaxCode:
     ) -> None:
         self.close()
 
+    def _opened(self, id: str) -> Project:
+        project = self._projects.get(id)
+        if project is None or not project.is_open:
+            project = self._projects[id] = Project(id, store=self._store, do=self._do, loop=self._loop)
+        return project
+
     def _spec(self, task: Task, folder: Path | None) -> JobSpec:
         if task.mode != "autonomous":
             raise InputError("mode", f"{task.mode!r} is for the command line, where somebody can be asked")
@@ -145,14 +169,18 @@ class MiniMaxCode:
             task, folder=where, rules=self._rules, price=self._price, strategy=self._strategy, **self._address
         )
 
-    async def _do(self, task: Task, folder: Path | None) -> tuple[TaskResult, Path]:
-        """What comes of a task, and the place where its files are."""
-        job = self._store.create(self._spec(task, folder).model_dump(mode="json"))
+    async def _do(self, task: Task, folder: Path | None, job: str | None = None) -> tuple[TaskResult, Path]:
+        """What comes of a task, and the place where its files are. A job that has begun already is gone on with."""
+        job = self._store.create(self._spec(task, folder).model_dump(mode="json"), job=job)
+        handle = Job(self._store, job)
+        if handle.has_result:
+            return handle.get_results(), place_of(self._store, job)
+        self._store.wish(job, "run")  # an error may have paused it
         try:
             await work_here(self._store, job, model=self._model)
         except (ModelError, SandboxError) as error:
             return _cut_short(Progress.of(self._store.events(job)), job, error), place_of(self._store, job)
-        return Job(self._store, job).get_results(), place_of(self._store, job)
+        return handle.get_results(), place_of(self._store, job)
 
 
 def _cut_short(progress: Progress, job: str, error: Exception) -> TaskResult:

@@ -225,6 +225,46 @@ class SubtaskEnded(Event):
     cause: str = ""
 
 
+class ProjectBegan(Event):
+    """A project has its files: those of the user's folder as they were."""
+
+    base: str
+
+
+class PhaseAdded(Event):
+    """A phase of a project: what is to be done, by whom, and the phases that it builds on."""
+
+    phase: str
+    agent: str
+    task: dict[str, Any]
+    after: tuple[str, ...] = ()
+
+
+class PhaseBegan(Event):
+    """A phase begins, or begins anew: on the project's files as they are (`tree`), as a job of its own."""
+
+    phase: str
+    job: str
+    tree: str
+
+
+class PhaseEnded(Event):
+    """A phase has come to an end.
+
+    Attributes:
+        result: of its task.
+        merged: whether the project has its files from now on, which then are `tree`.
+        conflicts: files in which it contradicts what was merged before.
+    """
+
+    phase: str
+    job: str
+    tree: str
+    result: dict[str, Any]
+    merged: bool = False
+    conflicts: tuple[str, ...] = ()
+
+
 class WorkerStarted(Event):
     """A worker takes the job up, for the first time or again; `version` is of the package that it runs."""
 

@@ -20,10 +20,13 @@ import sqlalchemy as sa
 
 from helpers.memoryless import MemorylessModel
 from helpers.steps import work
-from minimax_code.events import Event, Recorded
+from minimax_code.client import MiniMaxCode
+from minimax_code.events import Event, PhaseAdded, PhaseBegan, PhaseEnded, ProjectBegan, Recorded
 from minimax_code.jobs.task import do_task
 from minimax_code.jobs.worker import Work, work_on
 from minimax_code.store import Store, StoredLog
+from minimax_code.work.agent import Agent
+from minimax_code.work.task import Task
 
 When = Literal["before", "during", "after"]
 
@@ -36,6 +39,8 @@ class DyingWorkers:
 
     def work(self, url: str, job: str, owner: str, n: int, when: When) -> bool:
         """Works on a job until the n-th event is about to be written, is being committed, or has been written.
+
+        Of the job "project" those of the project itself count, and the owner is the address of a model's server.
 
         Returns:
             Whether it was killed there; else it had fewer events, and is done.
@@ -67,7 +72,17 @@ def work_of(url: str) -> Work:
     return work(folder / "effects", 3)
 
 
-def _die_at(n: int, when: When) -> None:
+def build_project(url: str, base_url: str) -> None:
+    """Executes two phases of a project, or goes on with them."""
+    ada = Agent(name="Ada", role="Engineer")
+    with MiniMaxCode(folder=Path(url).parent / "source", store=url, base_url=base_url, strategy="agent") as code:
+        project = code.create_project("Shop", "A shop", [ada])
+        for name, path, text in (("B", "b", "one"), ("C", "c", "two")):
+            task = Task(description=f"write {path} {text}", checks=[f"grep -q {text} {path}"])
+            assert project.execute_phase(name, ada, task).success
+
+
+def _die_at(n: int, when: When, kinds: tuple[type[Event], ...] = (Event,)) -> None:
     append, count = StoredLog._append, 0
 
     def kill(*_: object) -> None:
@@ -75,6 +90,8 @@ def _die_at(n: int, when: When) -> None:
 
     def counted(self: StoredLog, event: Event, outcome: str | None) -> Recorded:
         nonlocal count
+        if not isinstance(event, kinds):
+            return append(self, event, outcome)
         count += 1
         if (count, when) == (n, "before"):
             kill()
@@ -93,6 +110,10 @@ def main() -> None:
     for line in sys.stdin:
         url, job, owner, n, when = line.split()
         if not (pid := os.fork()):
+            if job == "project":
+                _die_at(int(n), when, (ProjectBegan, PhaseAdded, PhaseBegan, PhaseEnded))  # type: ignore[arg-type]
+                build_project(url, owner)
+                os._exit(0)
             _die_at(int(n), when)  # type: ignore[arg-type]
             store = Store(url)
             asyncio.run(work_on(store, store.lease(job, owner, 0), work_of(url)))

@@ -9,20 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from minimax_code.errors import InputError
-from minimax_code.events import MemoryLog
-from minimax_code.loop import Loop
+from helpers.dying import dying_workers
+from minimax_code.client import MiniMaxCode
+from minimax_code.errors import InputError, LeaseError
+from minimax_code.events import PhaseEnded
 from minimax_code.model import Request, ToolCall
 from minimax_code.project import Project, Workflow
-from minimax_code.testing import ScriptedModel
+from minimax_code.store import Store
+from minimax_code.testing import ModelServer, ScriptedModel
 from minimax_code.work.agent import Agent
-from minimax_code.work.execute import execute
-from minimax_code.work.result import TaskResult
 from minimax_code.work.task import Task
 
 ADA = Agent(name="Ada", role="Engineer")
 BOB = Agent(name="Bob", role="Tester")
 Make = Callable[..., Project]
+Start = Callable[[], MiniMaxCode]
 
 
 def write(path: str, content: str) -> ToolCall:
@@ -30,7 +31,7 @@ def write(path: str, content: str) -> ToolCall:
 
 
 def answer(request: Request) -> str | ToolCall:
-    """Does what the task says: `write PATH TEXT`; conflicts are resolved as the first line of the task wants them."""
+    """Does what the task says: `write PATH TEXT`; conflicts are resolved as the task wants them."""
     system, asked = request.messages[0].content, request.messages[1].content
     if "You plan" in system:
         return "1. Write the file"
@@ -38,29 +39,49 @@ def answer(request: Request) -> str | ToolCall:
         return "VERDICT: PASS"
     if any(message.role == "tool" for message in request.messages):
         return "It is written."
+    if "right alone, but not together" in asked:
+        return write("d", "both\n")
     words = asked.partition("write ")[2].split()
     both = "both\n" if "conflict" in asked and "resolvable" in asked else "neither\n"
     return write(words[0], both if "conflict" in asked else f"{words[1]}\n")
 
 
+@pytest.fixture(scope="module")
+def server() -> Generator[ModelServer, None, None]:
+    with ModelServer(ScriptedModel(itertools.repeat(answer))) as serving:
+        yield serving
+
+
 @pytest.fixture
-def make(tmp_path: Path) -> Generator[Make, None, None]:
-    """Makes projects on a folder with the file `a`."""
+def start(server: ModelServer, tmp_path: Path) -> Generator[Start, None, None]:
+    """Starts clients on a folder with the file `a`, each like a process of its own that comes after the one before."""
     (tmp_path / "start").mkdir()
     (tmp_path / "start" / "a").write_text("before\n")
-    loop, names = Loop(), itertools.count()
+    clients: list[MiniMaxCode] = []
 
-    async def do(task: Task, folder: Path | None) -> tuple[TaskResult, Path]:
-        model, place = ScriptedModel(itertools.repeat(answer)), tmp_path / f"place{next(names)}"
-        options = {"model": model, "folder": folder, "log": MemoryLog(), "rounds": 1, "strategy": "agent"}
-        return await execute(task, place=place, **options), place  # type: ignore[arg-type]
+    def client() -> MiniMaxCode:
+        for before in clients:
+            before.close()
+        clients[:] = [
+            MiniMaxCode(
+                folder=tmp_path / "start", store=str(tmp_path / "jobs.db"), base_url=server.base_url, strategy="agent"
+            )
+        ]
+        return clients[0]
+
+    yield client
+    clients[0].close()
+
+
+@pytest.fixture
+def make(start: Start) -> Make:
+    """Makes projects on this folder."""
+    client = start()
 
     def project(workflow: Workflow) -> Project:
-        given = {"folder": tmp_path / "start", "root": tmp_path / "projects", "do": do, "loop": loop}
-        return Project("Shop & Co", "A shop", [ADA, BOB], workflow, **given)  # type: ignore[arg-type]
+        return client.create_project("Shop & Co", "A shop", [ADA, BOB], workflow)
 
-    yield project
-    loop.close()
+    return project
 
 
 def has(path: str, text: str) -> str:
@@ -130,3 +151,73 @@ def test_what_can_t_be_a_project_or_a_phase(make: Make) -> None:
         project.execute_phase("A", ADA, "x", after=["Z"])
     with pytest.raises(InputError, match="^workflow: 'random' is none"):
         make("random")
+
+
+def test_what_is_right_alone_has_to_be_right_together(make: Make) -> None:
+    """Nobody changed the same lines; the check of the later one fails on the files of both, until they agree."""
+    project = make("parallel")
+    alone = "sh -c 'test ! -e b || test ! -e c || grep -q both d'"
+    for name, agent, path in (("B", ADA, "b"), ("C", BOB, "c")):
+        project.execute_phase(name, agent, Task(description=f"write {path} one", checks=[has(path, "one"), alone]))
+    assert all(phase.success for phase in project.wait().values())
+    assert {path.name for path in project.path.iterdir()} == {"a", "b", "c", "d"}
+
+
+def test_a_project_goes_on_where_an_earlier_process_left_it(start: Start, tmp_path: Path) -> None:
+    first, code = Task(description="write b one", checks=[has("b", "one")]), Task(description="write c two")
+    project = start().create_project("Shop", "A shop", [ADA, BOB])
+    assert project.execute_phase("Design", ADA, first).success
+
+    client = start()
+    again = client.create_project("Shop", "A shop", [ADA, BOB])
+    assert again.id == project.id and again.phases["Design"].success
+    assert again.execute_phase("Design", ADA, first).job == f"{project.id}-1", "it is not done a second time"
+    assert client.create_project("Shop", "A shop", [ADA, BOB]) is again
+    with pytest.raises(InputError, match="^phase_name: 'Design' is taken by another task"):
+        again.execute_phase("Design", BOB, first)
+    with pytest.raises(InputError, match="^name: there is another project 'Shop' on this folder"):
+        client.create_project("Shop", "Another shop", [ADA, BOB])
+    with pytest.raises(InputError, match="^name: there is no project 'Ship' on this folder"):
+        client.open_project("Ship")
+    twin = MiniMaxCode(folder=tmp_path / "start", store=str(tmp_path / "jobs.db"))
+    with pytest.raises(LeaseError, match="is open in this process already"):
+        twin.open_project("Shop")
+    twin.close()
+
+    assert again.execute_phase("Code", BOB, code.model_copy(update={"checks": (has("c", "two"),)})).success
+    assert {path.name for path in start().open_project("Shop").path.iterdir()} == {"a", "b", "c"}
+
+
+def test_a_phase_that_was_not_merged_is_done_again_when_it_is_executed_again(start: Start) -> None:
+    project = start().create_project("Shop", "A shop", [ADA, BOB])
+    flag = Task(description="write b one", checks=["sh -c 'test -e go'"])
+    assert not project.execute_phase("B", ADA, flag).is_merged
+    assert project.execute_phase("Go", BOB, Task(description="write go on", checks=[has("go", "on")])).success
+    assert project.execute_phase("B", ADA, flag).is_merged
+    assert project.phases["B"].job == f"{project.id}-3"
+
+
+def test_it_is_brought_to_the_folder_when_the_user_says_so(make: Make, tmp_path: Path) -> None:
+    project = make("sequential")
+    project.execute_phase("Design", ADA, Task(description="write b one", checks=[has("b", "one")]))
+    (tmp_path / "start" / "mine").write_text("kept\n")
+    assert project.apply() == ["b"]
+    assert {path.name for path in (tmp_path / "start").iterdir()} == {"a", "b", "mine"}
+
+
+def test_kill_9_after_every_event_of_a_project(server: ModelServer, tmp_path: Path) -> None:
+    """One process after the other opens it, writes one more event of the project, and dies: nothing is done twice."""
+    (tmp_path / "source").mkdir()
+    url, deaths = str(tmp_path / "jobs.db"), 0
+    with dying_workers() as workers:
+        while workers.work(url, "project", server.base_url, 1, "after"):
+            deaths += 1
+    assert deaths == 1 + 3 * 2
+    store = Store(url)
+    [row] = store.jobs("projects")
+    ended = [one.event for one in store.events(row.id) if isinstance(one.event, PhaseEnded)]
+    jobs = [("B", f"{row.id}-1", True), ("C", f"{row.id}-2", True)]
+    assert [(one.phase, one.job, one.merged) for one in ended] == jobs
+    files = tmp_path / "projects" / row.id / "files"
+    assert {path.name: path.read_text() for path in files.iterdir()} == {"b": "one\n", "c": "two\n"}
+    store.close()

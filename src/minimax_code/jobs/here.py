@@ -38,16 +38,20 @@ async def work_here(
     await work_on(store, store.lease(job, owner_here(store.job(job)), LEASE_S), work)
 
 
+def this_process() -> str:
+    """The name of this process as an owner of jobs."""
+    return f"{os.uname().nodename}-{os.getpid()}"
+
+
 def owner_here(row: JobRow) -> str:
     """As whom this process takes a job: as itself, or as a process of this machine that had it and is dead.
 
     In the name of a dead one it needn't wait until that one's lease has run out, and goes on in its folder.
     """
-    this = os.uname().nodename
     machine, _, process = (row.owner or "").rpartition("-")
-    if row.owner and machine == this and process.isdigit() and not _is_alive(int(process)):
+    if row.owner and machine == os.uname().nodename and process.isdigit() and not _is_alive(int(process)):
         return row.owner
-    return f"{this}-{os.getpid()}"
+    return this_process()
 
 
 def place_of(store: Store, job: str) -> Path:
