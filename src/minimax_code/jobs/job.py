@@ -86,6 +86,7 @@ class Job:
             model_calls=standing.model_calls,
             tokens=standing.tokens,
             worked=timedelta(seconds=row.worked_s),
+            can_move=self._store.can_move(self.id),
             updated_at=standing.updated_at,
         )
 

@@ -30,6 +30,7 @@ class JobStatus:
         issues: what went wrong or is in the way, the oldest first.
         tree: hash of the git tree that the files were at the last step, from which work would go on.
         worked: how long workers have had it.
+        can_move: whether another machine that uses the store could go on with it; else the one that has its files.
         updated_at: time of the newest event.
     """
 
@@ -43,6 +44,7 @@ class JobStatus:
     model_calls: int
     tokens: int
     worked: timedelta
+    can_move: bool
     updated_at: datetime | None
 
 

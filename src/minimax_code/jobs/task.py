@@ -7,7 +7,8 @@ from pathlib import Path
 
 from minimax_code.budget import Amount, Budget
 from minimax_code.errors import InputError
-from minimax_code.events import Log
+from minimax_code.events import Log, TaskBegan
+from minimax_code.jobs.carried import CarriedLog
 from minimax_code.jobs.place import take_place
 from minimax_code.jobs.spec import JobSpec
 from minimax_code.jobs.worker import Assignment
@@ -45,16 +46,18 @@ async def do_task(
     """
     spec = JobSpec.model_validate(assignment.spec, strict=False)
     task = Task(**spec.task)
-    if spec.folder and not Path(spec.folder).is_dir():
+    has_begun = any(isinstance(one.event, TaskBegan) for one in log.recorded)
+    if spec.folder and not has_begun and not Path(spec.folder).is_dir():
         raise InputError("folder", f"{spec.folder} is not there any more")
+    place = await take_place(root / assignment.job, assignment.owner, log.recorded, assignment.packs)
     named = spec.servers if tools is None else ()
     async with mcp_tools([server.having(mcp_env.get(server.name, {})) for server in named]) as own:
         await execute(
             task,
             model=model or ServerModel(spec.base_url, model=spec.model, context_tokens=spec.context_tokens),
             folder=Path(spec.folder) if spec.folder else None,
-            place=await take_place(root / assignment.job, assignment.owner, log.recorded),
-            log=log,
+            place=place,
+            log=CarriedLog(log, assignment.packs, place) if assignment.packs else log,
             # Days are those of work: neither a pause nor a machine that was off uses them up.
             budget=Budget(
                 seconds=task.limits.get("seconds"),

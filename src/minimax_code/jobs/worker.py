@@ -13,7 +13,7 @@ from minimax_code.errors import CodeError, LeaseError, ModelError, StoreError
 from minimax_code.events import Log, TaskEnded, WorkerStarted, WorkerStopped
 from minimax_code.jobs.clock import Clock
 from minimax_code.jobs.gate import GatedLog
-from minimax_code.store import Lease, Store, StoredLog
+from minimax_code.store import Lease, Packs, Store, StoredLog
 from minimax_code.store.threads import in_thread
 
 LEASE_S = 30.0
@@ -27,6 +27,7 @@ class Assignment:
         owner: the worker's name, which it keeps for as long as it is started again in its own place.
         spec: of the job.
         worked_s: for how many seconds the job has been worked on before.
+        packs: the job's files, in a store that machines share.
     """
 
     job: str
@@ -34,6 +35,7 @@ class Assignment:
     spec: Mapping[str, Any]
     worked_s: float
     clock: Clock
+    packs: Packs | None = None
 
 
 Work = Callable[[Assignment, Log], Awaitable[object]]
@@ -67,7 +69,12 @@ class _Worker:
         await self._log.append(self._start())
         row, hours = self._row, self._row.spec.get("checkpoint_hours")
         assignment = Assignment(
-            job=row.id, owner=self._lease.owner, spec=row.spec, worked_s=row.worked_s, clock=self._clock
+            job=row.id,
+            owner=self._lease.owner,
+            spec=row.spec,
+            worked_s=row.worked_s,
+            clock=self._clock,
+            packs=await in_thread(self._store.packs, self._lease),
         )
         gate = GatedLog(self._log, hours=hours, worked_s=self._worked_s, stop=self._cut)
         self._task = asyncio.ensure_future(work(assignment, gate))

@@ -80,6 +80,23 @@ class Database:
                 connection.execute(meta.insert().values(version=VERSION))
             elif version > VERSION:
                 raise StoreError(f"{self.shown} is of a newer MiniMax Code; update this one with pip install -U openm3")
+            elif version < VERSION:
+                self._add_columns(connection)
+                connection.execute(meta.update().values(version=VERSION))
+
+    def _add_columns(self, connection: sa.Connection) -> None:
+        """Those that came after the version that made the store; whole tables are there already."""
+        existing = sa.inspect(connection)
+        for table in metadata.sorted_tables:
+            names = {column["name"] for column in existing.get_columns(table.name)}
+            for column in (column for column in table.columns if column.name not in names):
+                if not column.nullable and column.server_default is None:
+                    raise StoreError(
+                        f"{self.shown} is of a MiniMax Code that is too old: {table.name}.{column.name} is missing; "
+                        "end its jobs with the version that began them, or give another store"
+                    )
+                told = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+                connection.execute(sa.text(f"ALTER TABLE {table.name} ADD COLUMN {told}"))
 
     @contextmanager
     def _told(self) -> Generator[None, None, None]:

@@ -18,8 +18,9 @@ from minimax_code.store.chain import START, read_rows
 from minimax_code.store.database import Database
 from minimax_code.store.lease import Lease
 from minimax_code.store.log import StoredLog
+from minimax_code.store.packs import Packs
 from minimax_code.store.row import JobRow, Wish
-from minimax_code.store.tables import jobs
+from minimax_code.store.tables import jobs, packs
 
 TASKS = "tasks"
 """The queue of jobs that are tasks."""
@@ -185,6 +186,26 @@ class Store:
         if lease.job != job:
             raise LeaseError(f"the lease is of {lease.job}, not of {job}")
         return StoredLog(self._database, lease, self._now)
+
+    def packs(self, lease: Lease) -> Packs | None:
+        """The files of a job; None where they lie beside the store, as those of SQLite do.
+
+        Raises:
+            StoreError: they can't be read.
+        """
+        return None if self._database.is_sqlite else Packs(self._database, lease)
+
+    def can_move(self, job: str) -> bool:
+        """Whether a worker of another machine finds the files of a job here, or would, as it has none yet.
+
+        Raises:
+            StoreError: the store can't be read.
+        """
+        if self._database.is_sqlite:
+            return False
+        lacking = sa.select(packs.c.tree).where(packs.c.job == job, packs.c.data.is_(None)).limit(1)
+        with self._database.read() as connection:
+            return connection.execute(lacking).scalar() is None
 
     def told(self, job: str, seq: int) -> None:
         """Remembers that the job's callback has been told of all events up to this one."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-VERSION = 1  # of the tables: one more with each change of theirs
+# Of the tables: one more with each change of theirs. A store of an older version gets what it lacks when it is opened,
+# so a column that is added may be null, or has a default.
+VERSION = 2
 
 metadata = sa.MetaData()
 
@@ -15,7 +17,7 @@ jobs = sa.Table(
     "jobs",
     metadata,
     sa.Column("id", sa.Text, primary_key=True),
-    sa.Column("queue", sa.Text, nullable=False),  # which workers it is for
+    sa.Column("queue", sa.Text, nullable=False, server_default="tasks"),  # which workers it is for
     sa.Column("created_at", sa.Double, nullable=False),
     sa.Column("spec", sa.Text, nullable=False),  # JSON: what is to be done
     sa.Column("wish", sa.Text, nullable=False),  # the user's: run, pause or cancel
@@ -37,4 +39,12 @@ events = sa.Table(
     sa.Column("kind", sa.Text, nullable=False),
     sa.Column("data", sa.Text, nullable=False),  # JSON, and the very text that was hashed
     sa.Column("hash", sa.Text, nullable=False),
+)
+packs = sa.Table(
+    "packs",
+    metadata,
+    sa.Column("job", sa.Text, sa.ForeignKey("jobs.id"), primary_key=True),
+    sa.Column("tree", sa.Text, primary_key=True),
+    sa.Column("size", sa.BigInteger, nullable=False),
+    sa.Column("data", sa.LargeBinary),  # git's; none of one that was too large
 )

@@ -10,7 +10,7 @@ import asyncio
 import os
 import shutil
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,9 @@ from minimax_code.workbench.source import lay_tree
 _ATTRIBUTES = "* -text !eol -ident -filter !working-tree-encoding\n"
 # What programs leave beside sources, and no change consists of.
 _LITTER = "__pycache__/\n*.py[co]\n.pytest_cache/\n.mypy_cache/\n.ruff_cache/\n.hypothesis/\n.coverage\n"
+
+UNFINISHED = ".part"
+"""What the folder's name ends with while a workspace of another machine is received."""
 
 _SECOND_NS = 1_000_000_000
 _CLOCK_NS = 20_000_000  # by which times of files may lag behind the clock
@@ -70,18 +73,29 @@ class Workspace:
 
     @classmethod
     async def _create(cls, source: Path | None, folder: Path) -> Workspace:
-        (folder / "files").mkdir(parents=True)
-        git = _shadow(folder)
-        await Git(ALONE)("init", "--quiet", "--template=", "--bare", folder / "shadow.git")
-        info = folder / "shadow.git" / "info"
-        info.mkdir()
-        (info / "attributes").write_text(_ATTRIBUTES)
-        (info / "exclude").write_text(_LITTER)
+        git = await _new_shadow(folder)
         base = await lay_tree(git, source) if source else (await git("write-tree")).decode().strip()
         workspace = cls(folder, base)
-        await git("update-ref", "refs/base", await workspace.commit(base, "base"))
+        await workspace._set_base()
         await git("read-tree", "--reset", "-u", base)
         return workspace
+
+    @classmethod
+    async def receive(cls, folder: Path, base: str, tree: str, packs: Iterable[bytes]) -> Workspace:
+        """A workspace of another machine as it was at a tree, from what `packed` gave there.
+
+        Raises:
+            WorkspaceError: one of the trees isn't whole in these packs.
+        """
+        part = folder.absolute().with_name(folder.name + UNFINISHED)
+        shutil.rmtree(part, ignore_errors=True)
+        await _new_shadow(part)
+        workspace = cls(part, base)
+        await workspace.unpack(packs)
+        await workspace._set_base()
+        await workspace.git("read-tree", "--reset", "-u", tree)
+        part.rename(folder)  # so that there is no workspace, or all of it
+        return await cls.open(folder)
 
     @classmethod
     async def open(cls, folder: Path) -> Workspace:
@@ -136,6 +150,23 @@ class Workspace:
         finally:
             index.unlink(missing_ok=True)
 
+    async def packed(self, tree: str, known: Sequence[str], most: int) -> bytes | None:
+        """The objects of a tree that some known ones don't have; None where they are more than `most` bytes."""
+        revisions = "\n".join([tree, *(f"^{one}" for one in known), ""]).encode()
+        size = await self.git("rev-list", "--objects", "--disk-usage", "--stdin", stdin=revisions)
+        if int(size) > most:
+            return None
+        return await self.git("pack-objects", "--revs", "--stdout", "--quiet", stdin=revisions)
+
+    async def unpack(self, packs: Iterable[bytes]) -> None:
+        """Takes in what `packed` gave of another workspace."""
+        for pack in packs:
+            await self.git("unpack-objects", "-q", stdin=pack)
+
+    async def has(self, tree: str) -> bool:
+        """Whether a tree is there, with all of its files."""
+        return (await self.git.run("rev-list", "--objects", "--quiet", tree))[0] == 0
+
     async def commit(self, tree: str, message: str, *parents: str) -> str:
         """A commit of a tree in the workspace's own repository, for what git only does with commits."""
         args = [word for parent in parents for word in ("-p", parent)]
@@ -150,6 +181,9 @@ class Workspace:
 
     async def __aexit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         await self.close()
+
+    async def _set_base(self) -> None:
+        await self.git("update-ref", "refs/base", await self.commit(self.base, "base"))
 
     async def _diff(self, old: str | None, new: str | None, *args: str) -> bytes:
         old, new = old or self.base, new or await self.snapshot()
@@ -199,6 +233,16 @@ def _shadow(folder: Path) -> Git:
     who = {"NAME": "minimax-code", "EMAIL": "minimax-code@localhost", "DATE": "@0 +0000"}
     people = {f"GIT_{role}_{key}": value for role in ("AUTHOR", "COMMITTER") for key, value in who.items()}
     return Git({**ALONE, "GIT_DIR": git, "GIT_WORK_TREE": folder / "files", "GIT_INDEX_FILE": git / "index", **people})
+
+
+async def _new_shadow(folder: Path) -> Git:
+    (folder / "files").mkdir(parents=True)
+    await Git(ALONE)("init", "--quiet", "--template=", "--bare", folder / "shadow.git")
+    info = folder / "shadow.git" / "info"
+    info.mkdir()
+    (info / "attributes").write_text(_ATTRIBUTES)
+    (info / "exclude").write_text(_LITTER)
+    return _shadow(folder)
 
 
 def _remove(path: Path) -> None:

@@ -21,10 +21,12 @@ import sqlalchemy as sa
 import minimax_code
 from helpers.dying import DyingWorkers, When, dying_workers, work_of
 from helpers.steps import UNKNOWN, work
+from minimax_code.errors import StoreError
 from minimax_code.events import ToolEnded, ToolIntended, Unknown, WorkerStarted
 from minimax_code.jobs import Job, JobSpec
 from minimax_code.jobs.worker import work_on
 from minimax_code.store import Store
+from minimax_code.store.tables import VERSION
 from minimax_code.work.task import Task
 
 
@@ -208,18 +210,27 @@ asyncio.run(work_on(store, store.lease(sys.argv[2], "w", 0), steps))
 """
 
 
-def test_the_package_changes_in_the_middle(tmp_path: Path) -> None:
-    """A worker dies, a newer version goes on and dies, and the old one ends what the newer one wrote events of."""
-    newer = tmp_path / "newer"
+def newer_package(folder: Path, module: str, **edits: str) -> Path:
+    """A newer version of the package, in which some words of a module are others."""
+    newer = folder / "newer"
     shutil.copytree(Path(minimax_code.__path__[0]), newer / "minimax_code")
-    events = (newer / "minimax_code" / "events.py").read_text()
-    assert "    failed: bool\n" in events
-    events = events.replace("    failed: bool\n", "    failed: bool\n    mood: str = 'calm'\n")
-    events = events.replace("class Told(Event):", "class Dreamt(Event):\n    of: str\n\n\nclass Told(Event):")
-    (newer / "minimax_code" / "events.py").write_text(events)
+    text = (path := newer / "minimax_code" / module).read_text()
+    for old, new in edits.items():
+        assert old in text
+        text = text.replace(old, new)
+    path.write_text(text)
     (newer / "openm3-9.9.dist-info").mkdir()
     (newer / "openm3-9.9.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: openm3\nVersion: 9.9\n")
+    return newer
 
+
+def test_the_package_changes_in_the_middle(tmp_path: Path) -> None:
+    """A worker dies, a newer version goes on and dies, and the old one ends what the newer one wrote events of."""
+    edits = {
+        "    failed: bool\n": "    failed: bool\n    mood: str = 'calm'\n",
+        "class Told(Event):": "class Dreamt(Event):\n    of: str\n\n\nclass Told(Event):",
+    }
+    newer = newer_package(tmp_path, "events.py", **edits)
     url, effects = str(tmp_path / "jobs.db"), tmp_path / "effects"
     store = Store(url)
     job = store.create({})
@@ -238,3 +249,27 @@ def test_the_package_changes_in_the_middle(tmp_path: Path) -> None:
         data = connection.execute(sa.text("SELECT data FROM events WHERE kind = 'ToolEnded'")).scalars().all()
     assert sum("calm" in text for text in data) == 2, "what the newer one wrote is kept whole"
     store.close()
+
+
+def test_the_tables_change_in_the_middle(tmp_path: Path) -> None:
+    """The newer version adds what its tables have and goes on; the old one says that it can't any more."""
+    edits = {
+        f"\nVERSION = {VERSION}\n": f"\nVERSION = {VERSION + 1}\n",
+        'sa.Column("told",': 'sa.Column("mood", sa.Text, nullable=False, server_default="calm"), sa.Column("told",',
+    }
+    newer = newer_package(tmp_path, "store/tables.py", **edits)
+    row = newer / "minimax_code" / "store" / "row.py"
+    row.write_text(row.read_text().replace("    told: int\n", "    told: int\n    mood: str\n"))
+    url, effects = str(tmp_path / "jobs.db"), tmp_path / "effects"
+    store = Store(url)
+    job = store.create({})
+    for path, dies_at in (((), 1), ((str(newer),), -1)):
+        with python(OF_ANY_VERSION, url, job, effects, 3, dies_at, path=path) as worker:
+            assert worker.stderr
+            code = worker.wait(60)
+            assert code == (-signal.SIGKILL if dies_at >= 0 else 0), worker.stderr.read()
+    assert lines(effects) == ["0", "1", "2"]
+    assert store.job(job).state == "passed", "who has it open already can still read it"
+    store.close()
+    with pytest.raises(StoreError, match="is of a newer MiniMax Code; update this one with pip install -U openm3"):
+        Store(url)
