@@ -1,28 +1,18 @@
-"""The `openm3` command as users run it: a process, pipes, signals, exit codes."""
+"""The `openm3` command as users run it: pipes, signals, exit codes."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
+from helpers.command import openm3, openm3_process, start_openm3
 from openm3 import hub
 from openm3.config import ModelConfig
-
-OPENM3 = [sys.executable, "-c", "from openm3.cli.main import main; main()"]
-
-
-def openm3(*args: str | Path, given: str | bytes = "") -> subprocess.CompletedProcess[str]:
-    data = given.encode() if isinstance(given, str) else given
-    done = subprocess.run([*OPENM3, *map(str, args)], input=data, capture_output=True, check=False, timeout=120)
-    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
 @pytest.fixture
@@ -37,7 +27,7 @@ SHORT = ("--max-tokens", "8", "--dtype", "float32")
 
 
 def test_ask_answers_on_stdout_and_tells_the_rest_on_stderr(tiny_model: Path, files: Path) -> None:
-    done = openm3("ask", "-c", files, "What is the answer?", "-m", tiny_model, *SHORT)
+    done = openm3_process("ask", "-c", files, "What is the answer?", "-m", tiny_model, *SHORT)
     assert done.returncode == 0, done.stderr
     assert done.stdout.endswith("\n")
     assert "/b.bin: binary" in done.stderr
@@ -140,7 +130,7 @@ def test_a_model_that_is_not_there(model: str) -> None:
 
 
 def test_generate_reads_stdin_and_prints_json(tiny_model: Path) -> None:
-    done = openm3("generate", "--json", "-m", tiny_model, *SHORT, given="héllo")
+    done = openm3_process("generate", "--json", "-m", tiny_model, *SHORT, given="héllo")
     answer = json.loads(done.stdout)
     assert len(answer["token_ids"]) == answer["stats"]["num_generated"] <= 8
     assert answer["stats"]["num_prompt"] == len("héllo".encode())
@@ -170,13 +160,13 @@ def test_generate_by_a_schema_a_regex_and_a_grammar(tiny_model: Path, tmp_path: 
 
 
 def test_generate_refuses_other_encodings(tiny_model: Path) -> None:
-    done = openm3("generate", "-m", tiny_model, given=b"caf\xe9")
+    done = openm3_process("generate", "-m", tiny_model, given=b"caf\xe9")
     assert done.returncode == 1
     assert done.stderr == "error: prompt: the standard input is not UTF-8 (byte 3)\n"
 
 
 def test_chat_from_a_pipe(tiny_model: Path) -> None:
-    done = openm3("chat", "-m", tiny_model, *SHORT, "-t", "0", given="hi\n/reset\nhi\n/help\n/exit\nunread\n")
+    done = openm3_process("chat", "-m", tiny_model, *SHORT, "-t", "0", given="hi\n/reset\nhi\n/help\n/exit\nunread\n")
     assert done.returncode == 0, done.stderr
     assert "forgotten" in done.stderr
     assert "Ctrl-D ends" in done.stderr
@@ -191,19 +181,8 @@ def test_chat_says_when_the_window_is_full(tiny_model: Path) -> None:
     assert done.stdout, "the next line is answered"
 
 
-def start(*args: str | Path) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(
-        [*OPENM3, *map(str, args)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env=environment,
-    )
-
-
 def test_ctrl_c_ends_a_generation_cleanly(default_model_path: Path) -> None:
-    process = start("generate", "Once upon a time", "-m", default_model_path, "-n", "4000")
+    process = start_openm3("generate", "Once upon a time", "-m", default_model_path, "-n", "4000")
     assert process.stdout is not None
     assert process.stdout.read(20), "it answers"
     process.send_signal(signal.SIGINT)
@@ -213,7 +192,7 @@ def test_ctrl_c_ends_a_generation_cleanly(default_model_path: Path) -> None:
 
 
 def test_ctrl_c_in_chat_stops_the_answer_and_not_the_program(default_model_path: Path) -> None:
-    process = start("chat", "-m", default_model_path, "-n", "150", "-t", "0")
+    process = start_openm3("chat", "-m", default_model_path, "-n", "150", "-t", "0")
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(b"Tell me a very long story.\n")
@@ -226,7 +205,7 @@ def test_ctrl_c_in_chat_stops_the_answer_and_not_the_program(default_model_path:
 
 
 def test_a_closed_pipe_ends_it_without_a_traceback(default_model_path: Path) -> None:
-    process = start("generate", "Once upon a time", "-m", default_model_path, "-n", "300", "-t", "1")
+    process = start_openm3("generate", "Once upon a time", "-m", default_model_path, "-n", "300", "-t", "1")
     with process:
         assert process.stdout is not None
         assert process.stderr is not None

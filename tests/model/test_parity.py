@@ -11,6 +11,7 @@ import torch
 
 from openm3.config import EngineConfig
 from openm3.engine.llm import LLM
+from openm3.engine.output import Completion
 from openm3.engine.params import SamplingParams
 
 NEW_TOKENS = 64
@@ -54,17 +55,22 @@ def theirs(default_model_path: Path) -> Any:
         return AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32).eval()
 
 
-@pytest.mark.parametrize("text", PROMPTS, ids=lambda text: text[:20].encode("unicode_escape").decode())
-def test_logits_and_greedy_tokens(ours: LLM, theirs: Any, text: str) -> None:
-    """One pass of theirs over prompt and answer: if each token is its likeliest next one, its greedy answer is ours."""
-    prompt_ids = ours.encode(text)
+@pytest.fixture(scope="module")
+def answers(ours: LLM) -> list[Completion]:
+    """To all of them at once: each step reads the weights for 20 tokens, and the crowd changes none."""
     params = SamplingParams(max_tokens=NEW_TOKENS, ignore_eos=True, logprobs=20)
-    [completion] = ours.generate([prompt_ids], params)
+    return ours.generate([ours.encode(text) for text in PROMPTS], params)
+
+
+@pytest.mark.parametrize("i", range(len(PROMPTS)), ids=lambda i: PROMPTS[i][:20].encode("unicode_escape").decode())
+def test_logits_and_greedy_tokens(ours: LLM, theirs: Any, answers: list[Completion], i: int) -> None:
+    """One pass of theirs over prompt and answer: if each token is its likeliest next one, its greedy answer is ours."""
+    prompt_ids, answer = ours.encode(PROMPTS[i]), answers[i]
     with torch.inference_mode():
-        logits_TV = theirs(torch.tensor([[*prompt_ids, *completion.token_ids[:-1]]])).logits[0]
+        logits_TV = theirs(torch.tensor([[*prompt_ids, *answer.token_ids[:-1]]])).logits[0]
     rows_NV = logits_TV[len(prompt_ids) - 1 :]
-    assert rows_NV.argmax(-1).tolist() == list(completion.token_ids)
-    for ours_at, logprobs_V in zip(completion.logprobs, rows_NV.log_softmax(-1), strict=True):
+    assert rows_NV.argmax(-1).tolist() == list(answer.token_ids)
+    for ours_at, logprobs_V in zip(answer.logprobs, rows_NV.log_softmax(-1), strict=True):
         for top in ours_at.top:
             assert abs(top.logprob - logprobs_V[top.token_id].item()) < 1e-3
 
