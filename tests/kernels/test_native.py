@@ -39,7 +39,15 @@ EDGES = [
 ]
 
 
-@pytest.fixture(params=["avx512", "avx2", "portable"])
+ISAS = ["avx512", "avx2", "portable"]
+# To others than the native kernels the instruction set is all the same.
+WAYS = [
+    *(("native", isa) for isa in ISAS),
+    *((name, "portable") for name in BACKENDS if name not in ("native", "reference")),
+]
+
+
+@pytest.fixture(params=ISAS)
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Runs the test with this instruction set."""
     before = native().isa()
@@ -180,7 +188,7 @@ def test_rms_norm(size: int, dtype: torch.dtype, isa: str) -> None:
 
 
 @needs_native
-@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "reference"])
+@pytest.mark.parametrize(("backend", "isa"), WAYS, indirect=["isa"])
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_rotate_and_write(case: Case, backend: str, isa: str) -> None:
     x = build(case)
@@ -198,7 +206,7 @@ def test_rotate_and_write(case: Case, backend: str, isa: str) -> None:
 
 
 @needs_native
-@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "reference"])
+@pytest.mark.parametrize(("backend", "isa"), WAYS, indirect=["isa"])
 @pytest.mark.parametrize("case", [CASES[i] for i in (1, 8, 9, 10)], ids=str)
 @pytest.mark.parametrize(("share", "has_norms", "turns_queries"), [(1, True, True), (2, True, False), (0, False, True)])
 def test_heads_without_values_in_every_form(

