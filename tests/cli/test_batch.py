@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-OPENM3 = [sys.executable, "-c", "from openm3.cli.main import main; main()"]
+from helpers.command import openm3, openm3_process, start_openm3
+
+WORK = [
+    {"custom_id": f"id {i}", "prompt": f"{i}", "max_tokens": 5 * (i % 40) + 1, "temperature": 0} for i in range(120)
+]
 
 
-def start(source: Path, target: Path, model: Path) -> subprocess.Popen[bytes]:
-    args = ["batch", source, target, "-m", model, "--cache-gb", "0.1"]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen([*OPENM3, *map(str, args)], stderr=subprocess.PIPE, env=environment)
+def arguments(source: Path, target: Path, model: Path) -> tuple[str | Path, ...]:
+    return "batch", source, target, "-m", model, "--cache-gb", "0.1"
 
 
 def run(source: Path, target: Path, model: Path) -> tuple[int, str]:
-    process = start(source, target, model)
-    errors = process.communicate(timeout=120)[1].decode()
-    return process.returncode, errors
+    done = openm3(*arguments(source, target, model))
+    return done.returncode, done.stderr
 
 
 def write(path: Path, lines: list[Any]) -> Path:
@@ -62,7 +60,8 @@ def test_lines_of_all_kinds_and_wrong_ones(tiny_model: Path, tmp_path: Path) -> 
         ],
     )
     target = tmp_path / "out.jsonl"
-    code, errors = run(source, target, tiny_model)
+    done = openm3_process(*arguments(source, target, tiny_model))
+    code, errors = done.returncode, done.stderr
     assert code == 0, errors
     assert "13 requests answered, 8 of them with an error" in errors
     got = results(target)
@@ -91,13 +90,20 @@ def test_lines_of_all_kinds_and_wrong_ones(tiny_model: Path, tmp_path: Path) -> 
     assert "13 of 13 requests are answered" in errors
 
 
+@pytest.fixture(scope="module")
+def whole(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What comes of the work when nobody ends it."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert run(write(folder / "in.jsonl", WORK), folder / "out.jsonl", tiny_model)[0] == 0
+    return results(folder / "out.jsonl")
+
+
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
-def test_it_goes_on_where_it_was_ended(tiny_model: Path, tmp_path: Path, how: signal.Signals) -> None:
-    lines = [
-        {"custom_id": f"id {i}", "prompt": f"{i}", "max_tokens": 5 * (i % 40) + 1, "temperature": 0} for i in range(120)
-    ]
-    source, target = write(tmp_path / "in.jsonl", lines), tmp_path / "out.jsonl"
-    process = start(source, target, tiny_model)
+def test_it_goes_on_where_it_was_ended(
+    tiny_model: Path, tmp_path: Path, how: signal.Signals, whole: dict[str, Any]
+) -> None:
+    source, target = write(tmp_path / "in.jsonl", WORK), tmp_path / "out.jsonl"
+    process = start_openm3(*arguments(source, target, tiny_model))
     deadline = time.monotonic() + 100
     while not (target.exists() and target.read_bytes().count(b"\n") >= 10):
         assert process.poll() is None and time.monotonic() < deadline
@@ -116,9 +122,7 @@ def test_it_goes_on_where_it_was_ended(tiny_model: Path, tmp_path: Path, how: si
     code, errors = run(source, target, tiny_model)
     assert code == 0, errors
     assert target.read_bytes().splitlines(keepends=True)[: len(first)] == first
-    whole = tmp_path / "whole.jsonl"
-    assert run(source, whole, tiny_model)[0] == 0
-    texts = [{name: line["response"]["body"]["choices"] for name, line in results(p).items()} for p in (target, whole)]
+    texts = [{name: line["response"]["body"]["choices"] for name, line in r.items()} for r in (results(target), whole)]
     assert texts[0] == texts[1]
     assert len(texts[0]) == 120
 

@@ -1,17 +1,19 @@
-"""`openm3 context` and `ask --load` as users run them: each command is a process of its own."""
+"""`openm3 context` and `ask --load` as users run them; what one process has read another one asks."""
 
 from __future__ import annotations
 
 import json
 import signal
 import subprocess
-import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-OPENM3 = [sys.executable, "-c", "from openm3.cli.main import main; main()"]
+from helpers.command import openm3, openm3_process, start_openm3
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
 GEOMETRY = ("--block-size", "16", "--blocks", "3", "--attention", "sparse", "--window", "4096")
 
 
@@ -30,21 +32,17 @@ def files(tmp_path: Path) -> Path:
     return folder
 
 
-def openm3(*args: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*OPENM3, *map(str, args)], capture_output=True, text=True, check=False, timeout=120)
-
-
-def ok(*args: str | Path) -> subprocess.CompletedProcess[str]:
-    done = openm3(*args)
+def ok(*args: str | Path, run: Command = openm3) -> subprocess.CompletedProcess[str]:
+    done = run(*args)
     assert done.returncode == 0, done.stderr
     return done
 
 
 def test_read_once_and_asked_in_other_processes(home: Path, files: Path, tiny_model: Path) -> None:
-    saved = ok("context", "save", "sea", "-c", files, "-m", tiny_model, *GEOMETRY)
+    saved = ok("context", "save", "sea", "-c", files, "-m", tiny_model, *GEOMETRY, run=openm3_process)
     assert saved.stdout.strip() == str(home / "contexts" / "sea.context")
     ask = ("ask", "How calm is it?", "--max-tokens", "8")
-    loaded = ok(*ask, "--load", "sea")
+    loaded = ok(*ask, "--load", "sea", run=openm3_process)
     assert loaded.stdout == ok(*ask, "-c", files, "-m", tiny_model, *GEOMETRY).stdout
     assert "sea: 1,1" in loaded.stderr and " tokens, " in loaded.stderr
     assert " of them known from before" in loaded.stderr
@@ -100,22 +98,22 @@ def test_a_name_that_is_none_is_told_before_anything_is_read(home: Path, files: 
 def test_ctrl_c_while_reading_saves_nothing(home: Path, files: Path, tiny_model: Path) -> None:
     (files / "c.txt").write_text("Listen! you hear the grating roar.\n" * 20_000)
     command = ["context", "save", "sea", "-c", files, "-m", tiny_model, *GEOMETRY[:-1], "1000000", "--threads", "1"]
-    process = subprocess.Popen([*OPENM3, *map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start_openm3(*command)
     assert process.stderr
-    while "files" not in process.stderr.readline():
+    while b"files" not in process.stderr.readline():
         pass
     time.sleep(1)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "interrupted; nothing was saved" in errors
+    assert b"interrupted; nothing was saved" in errors
     assert not list((home / "contexts").glob("*")) if (home / "contexts").exists() else True
 
 
 def test_a_conversation_about_it(home: Path, files: Path, tiny_model: Path) -> None:
     ok("context", "save", "sea", "-c", files, "-m", tiny_model, *GEOMETRY)
-    chat = [*OPENM3, "chat", "--load", "sea", "--max-tokens", "8", "-t", "0", "--frequency-penalty", "0.5"]
-    done = subprocess.run(chat, input="How calm is it?\n", capture_output=True, text=True, timeout=120, check=True)
+    chat = ("chat", "--load", "sea", "--max-tokens", "8", "-t", "0", "--frequency-penalty", "0.5")
+    done = openm3(*chat, given="How calm is it?\n")
     asked = ok("ask", "How calm is it?", "--max-tokens", "8", "--load", "sea")
     assert done.stdout == asked.stdout
     refused = openm3("chat", "--load", "sea", "--system", "Be brief.")
