@@ -4,11 +4,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from minimax_code.client import MiniMaxCode as MiniMaxCode
+    from minimax_code.permissions import Answer as Answer
+    from minimax_code.permissions import Question as Question
     from minimax_code.work.agent import Agent as Agent
     from minimax_code.work.result import TaskResult as TaskResult
     from minimax_code.work.task import Task as Task
 
-_WHERE = {"MiniMaxCode": "client", "Agent": "work.agent", "Task": "work.task", "TaskResult": "work.result"}
+_WHERE = {
+    "MiniMaxCode": "client", "Answer": "permissions", "Question": "permissions", "Agent": "work.agent",
+    "Task": "work.task", "TaskResult": "work.result",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> object:

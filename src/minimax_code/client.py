@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from minimax_code.budget import Price
 from minimax_code.errors import InputError, ModelError, SandboxError
@@ -15,19 +15,21 @@ from minimax_code.jobs.here import place_of, work_here
 from minimax_code.jobs.launch import STORE
 from minimax_code.jobs.spec import JobSpec
 from minimax_code.loop import Loop
+from minimax_code.permissions import Answer, Permissions, Question, asker_of
 from minimax_code.project import QUEUE as PROJECTS
 from minimax_code.project import Project, Workflow, id_of, project_spec
 from minimax_code.remote import ServerModel
 from minimax_code.review.posting import review_pull_request
 from minimax_code.review.result import Review
 from minimax_code.store import Store, default_url
+from minimax_code.tools.mcp import mcp_tools, servers_of
 from minimax_code.work.agent import Agent
 from minimax_code.work.progress import Progress
 from minimax_code.work.result import TaskResult
 from minimax_code.work.strategy import Wanted, check_strategy
 from minimax_code.work.task import Task
 
-Mode = Literal["autonomous"]
+Mode = Literal["autonomous", "interactive"]
 
 
 class MiniMaxCode:
@@ -40,10 +42,14 @@ class MiniMaxCode:
     Args:
         api_key, base_url, model: as of `minimax.MiniMaxM3`: else those of the environment, else a local server.
         mode: "autonomous": nobody is asked. What would need a question ends a task with the state "needs_input".
+            "interactive": `ask` is asked, but for jobs of `start_autonomous_task`.
         folder: what the agents work on copies of; None to begin with nothing. It is never written to.
         store: where jobs are kept: a file, or a `postgresql://` URL; else MINIMAX_CODE_STORE, or a file in
             the platform's data folder.
         rules: permissions, such as "deny bash(curl *)".
+        ask: what is asked where a rule says so, or a tool reaches beyond the agent's files: it is given a `Question`,
+            and returns whether it is allowed, or an `Answer` with a rule that goes on to hold.
+        mcp: servers of tools by name, as the settings have them: {"tickets": {"command": ["tickets-server"]}}.
         price: what the model costs, for tasks whose budget is money.
         context_tokens: the model's window, for a server that doesn't say.
         strategy: "agent": the model drives a loop of tool calls; "pipeline": our code drives, and a small model fills
@@ -63,17 +69,21 @@ class MiniMaxCode:
         folder: str | Path | None = None,
         store: str | None = None,
         rules: Sequence[str] = (),
+        ask: Callable[[Question], Answer | bool] | None = None,
+        mcp: Mapping[str, Mapping[str, Any]] = {},
         price: Price | None = None,
         context_tokens: int | None = None,
         strategy: Wanted = "auto",
     ) -> None:
-        if mode != "autonomous":
-            raise InputError("mode", f"{mode!r} is for the command line, where somebody can be asked")
+        if mode not in get_args(Mode) or (mode == "interactive") != (ask is not None):
+            raise InputError("mode", f"{mode!r} can't be used; it is 'interactive' with `ask`, and else 'autonomous'")
         if folder is not None and not Path(folder).is_dir():
             raise InputError("folder", f"{folder} is no folder")
         check_strategy(strategy)
         self._folder = None if folder is None else Path(folder).resolve()
         self._api_key, self._rules, self._price, self._strategy = api_key, tuple(rules), price, strategy
+        self._ask, self._servers = asker_of(ask) if ask else None, servers_of(mcp)
+        Permissions.of(*self._rules)  # what is no rule is refused now
         self._address: dict[str, Any] = {"base_url": base_url, "model": model, "context_tokens": context_tokens}
         self._model = ServerModel(base_url, api_key, model, context_tokens=context_tokens)
         self._store = Store(store or os.environ.get(STORE) or default_url())
@@ -126,7 +136,10 @@ class MiniMaxCode:
             StoreError: the job can't be written down, or no worker started.
         """
         spec = self._spec(task, self._folder)
-        return Job.start(self._store, spec, api_key=self._api_key, notification_callback=task.notification_callback)
+        env = {server.name: server.env for server in self._servers}
+        return Job.start(
+            self._store, spec, api_key=self._api_key, mcp_env=env, notification_callback=task.notification_callback
+        )
 
     def review_pr(self, repo_url: str, pr_number: int, config: Mapping[str, Any] | None = None) -> Review:
         """Reviews a pull request of GitHub; nothing is posted.
@@ -162,12 +175,13 @@ class MiniMaxCode:
         return project
 
     def _spec(self, task: Task, folder: Path | None) -> JobSpec:
-        if task.mode != "autonomous":
-            raise InputError("mode", f"{task.mode!r} is for the command line, where somebody can be asked")
+        if task.mode == "interactive" and self._ask is None:
+            raise InputError("mode", "'interactive' needs a client that has `ask`")
         where = None if folder is None else str(folder)
         return JobSpec.of(
-            task, folder=where, rules=self._rules, price=self._price, strategy=self._strategy, **self._address
-        )
+            task, folder=where, rules=self._rules, servers=self._servers, price=self._price, strategy=self._strategy,
+            **self._address,
+        )  # fmt: skip
 
     async def _do(self, task: Task, folder: Path | None, job: str | None = None) -> tuple[TaskResult, Path]:
         """What comes of a task, and the place where its files are. A job that has begun already is gone on with."""
@@ -177,7 +191,8 @@ class MiniMaxCode:
             return handle.get_results(), place_of(self._store, job)
         self._store.wish(job, "run")  # an error may have paused it
         try:
-            await work_here(self._store, job, model=self._model)
+            async with mcp_tools(self._servers) as tools:
+                await work_here(self._store, job, model=self._model, ask=self._ask, tools=tools)
         except (ModelError, SandboxError) as error:
             return _cut_short(Progress.of(self._store.events(job)), job, error), place_of(self._store, job)
         return handle.get_results(), place_of(self._store, job)

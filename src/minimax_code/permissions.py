@@ -7,6 +7,7 @@ The sandbox is what keeps a machine unharmed; rules say what the user wants to h
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
@@ -79,6 +80,20 @@ class Answer:
 
 
 Asker = Callable[[Question], Awaitable[Answer]]
+
+
+def asker_of(callback: Callable[[Question], Answer | bool]) -> Asker:
+    """Asks by a function of a program that doesn't speak asyncio, in a thread of its own, one question at a time."""
+    turn = asyncio.Lock()
+
+    async def ask(question: Question) -> Answer:
+        async with turn:
+            said = await asyncio.to_thread(callback, question)
+        if not isinstance(said, bool | Answer):
+            raise InputError("ask", f"has to return True, False or an Answer, and returned {said!r}")
+        return Answer(allowed=said) if isinstance(said, bool) else said
+
+    return ask
 
 
 @dataclass(frozen=True, kw_only=True)

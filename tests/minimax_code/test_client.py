@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,12 +14,24 @@ import pytest
 
 from helpers.commits import Commits
 from helpers.forge import serving
-from minimax_code import Agent, MiniMaxCode, Task
+from minimax_code import Agent, Answer, MiniMaxCode, Question, Task
 from minimax_code.errors import InputError
 from minimax_code.model import Request, ToolCall
 from minimax_code.skills.calibration_tasks import JUDGEMENTS
 from minimax_code.testing import Line, ModelServer, ScriptedModel
 
+SERVER = """
+import os
+from mcp.server.mcpserver import MCPServer
+
+server = MCPServer("shop")
+
+@server.tool()
+def price(name: str) -> str:
+    return f"{name}: {os.environ['PRICE']}"
+
+server.run()
+"""
 CHECK = "grep -q hello greeting"
 
 
@@ -74,11 +87,56 @@ def test_a_server_that_is_away_is_a_state_not_an_end(tmp_path: Path) -> None:
     assert "minimax-code jobs resume job-" in result.issues[1]
 
 
+def test_tools_of_servers_and_somebody_to_ask(tmp_path: Path) -> None:
+    """What isn't allowed by a rule is asked for; a rule in an answer goes on to hold. In a job nobody is asked."""
+    (tmp_path / "server.py").write_text(SERVER)
+    shop = {"command": [sys.executable, str(tmp_path / "server.py")], "env": {"PRICE": "7"}}
+    asked: list[str] = []
+
+    def ask(question: Question) -> Answer | bool:
+        asked.append(f"{question.tool} {question.subject}")
+        return Answer(allowed=True, rule=question.rule) if len(asked) > 1 else False
+
+    def work(request: Request) -> str | ToolCall:
+        told = [message.content for message in request.messages if message.role == "tool"]
+        if not (said := answer(request)) or (isinstance(said, str) and len(told) in (0, 4)):
+            return said
+        if len(told) < 3:
+            return ToolCall(id=str(len(told)), name="mcp__shop__price", arguments=f'{{"name": "pen {len(told)}"}}')
+        return ToolCall(id="w", name="write", arguments=json.dumps({"path": "greeting", "content": f"hello {told}\n"}))
+
+    with serve(itertools.repeat(work)) as server:
+        with MiniMaxCode(
+            mode="interactive", ask=ask, mcp={"shop": shop}, base_url=server.base_url, store=str(tmp_path / "jobs.db")
+        ) as code:
+            result = code.execute(Task(description="Greet", checks=[CHECK], mode="interactive"))
+            assert result.success, result
+            assert asked == ['mcp__shop__price {"name": "pen 0"}', 'mcp__shop__price {"name": "pen 1"}']
+            assert "pen 1: 7" in result.diff and "pen 2: 7" in result.diff and "pen 0: 7" not in result.diff
+            job = code.start_autonomous_task(Task(description="Greet", checks=[CHECK]))
+            for _ in range(600):
+                if job.is_complete:
+                    break
+                time.sleep(0.1)
+            assert job.get_results().state == "needs_input"
+            assert len(asked) == 2
+        with MiniMaxCode(base_url=server.base_url, store=str(tmp_path / "more.db"), mcp={"shop": shop}) as code:
+            assert code.execute(Task(description="Greet", checks=[CHECK])).state == "needs_input"
+
+
 def test_arguments_that_can_t_be_used(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="^folder: "):
         MiniMaxCode(folder=tmp_path / "nowhere")
     with pytest.raises(InputError, match="^mode: "):
         MiniMaxCode(mode="yolo")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="^mode: .* it is 'interactive' with `ask`"):
+        MiniMaxCode(mode="interactive")
+    with pytest.raises(InputError, match="^mode: "):
+        MiniMaxCode(ask=lambda question: True)
+    with pytest.raises(InputError, match="^permissions: "):
+        MiniMaxCode(rules=["bash"])
+    with pytest.raises(InputError, match=r"^mcp\.shop\.program: is not understood"):
+        MiniMaxCode(mcp={"shop": {"program": ["x"]}})
     with MiniMaxCode(base_url="http://127.0.0.1:9/v1", store=str(tmp_path / "jobs.db")) as code:
         with pytest.raises(InputError, match="^mode: "):
             code.execute(Task(description="x", mode="interactive"))

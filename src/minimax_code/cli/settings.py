@@ -13,7 +13,7 @@ from pydantic import ConfigDict, ValidationError
 from minimax_code.budget import Price
 from minimax_code.errors import InputError
 from minimax_code.record import Record
-from minimax_code.tools.mcp import McpServer
+from minimax_code.tools.mcp import McpServer, servers_of
 
 
 class Settings(Record):
@@ -42,15 +42,7 @@ class Settings(Record):
         Raises:
             InputError: one has an entry that isn't understood.
         """
-        found = []
-        for name, entry in self.mcp.items():
-            if unknown := entry.keys() - {"command", "url", "env"}:
-                raise InputError(f"mcp.{name}.{min(unknown)}", "is not understood; there are command, url and env")
-            try:
-                found.append(McpServer.model_validate({"name": name, **entry}, strict=False))
-            except ValidationError as error:
-                raise InputError(f"mcp.{name}", error.errors()[0]["msg"]) from error
-        return tuple(found)
+        return servers_of(self.mcp)
 
     @property
     def mcp_env(self) -> dict[str, Mapping[str, str]]:

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from minimax_code.errors import InputError
 from minimax_code.model import ToolSpec
 from minimax_code.permissions import Reach
@@ -38,6 +40,23 @@ class McpServer(Record):
     command: tuple[str, ...] = ()
     url: str = ""
     env: Mapping[str, str] = {}
+
+
+def servers_of(entries: Mapping[str, Mapping[str, Any]]) -> tuple[McpServer, ...]:
+    """Servers by their names, each entry a command or a url, and an env, as a file of settings has them.
+
+    Raises:
+        InputError: one has an entry that isn't understood.
+    """
+    found = []
+    for name, entry in entries.items():
+        if unknown := entry.keys() - {"command", "url", "env"}:
+            raise InputError(f"mcp.{name}.{min(unknown)}", "is not understood; there are command, url and env")
+        try:
+            found.append(McpServer.model_validate({"name": name, **entry}, strict=False))
+        except ValidationError as error:
+            raise InputError(f"mcp.{name}", error.errors()[0]["msg"]) from error
+    return tuple(found)
 
 
 @asynccontextmanager

@@ -37,7 +37,7 @@ class Task(Record):
         checks: what has to hold: commands that have to succeed ("pytest tests/test_cart.py"), or to end otherwise
             ("exit 2: python cart.py --wrong"), code that has to be there ("api: cart:total(prices, tax=0)"), and files
             ("file: docs/cart.md 'How to pay'"). Without any the agent first writes a test that fails without the work.
-        mode: "autonomous" never asks; "interactive", for the command line, asks where permissions don't say.
+        mode: "interactive" is refused by a client that has nobody to ask.
         max_duration_days: of an autonomous task.
         checkpoint_frequency_hours: how often an autonomous task tells its callback of a checkpoint. What can be
             resumed doesn't depend on it: that is every step.
