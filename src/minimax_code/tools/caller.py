@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from minimax_code.budget import Budget
@@ -38,7 +39,7 @@ class Caller:
     tools: Mapping[str, Tool]
     budget: Budget
 
-    @property
+    @cached_property
     def specs(self) -> tuple[ToolSpec, ...]:
         """What the model is told of the tools."""
         return tuple(tool.spec for tool in self.tools.values())

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import stat
 from pathlib import Path
 
 from minimax_code.errors import WorkspaceError
 from minimax_code.workbench.git import Git
+from minimax_code.workbench.kinds import Kinds
 
 EMPTY_TREE = "4b825dc642cb6eb9a060e54bf8d69288fbee4904"
 
@@ -45,29 +45,10 @@ async def _list(source: Path, shadow: Git) -> tuple[list[bytes], list[bytes]]:
         raise WorkspaceError(f"{source} belongs to somebody else; if you trust it, add it to git's safe.directory")
     if code != 0 or not output:  # no repository, or one that doesn't care about this folder
         output = await shadow("ls-files", "-z", "--others", "--exclude-standard")
-    root = os.fsencode(source.absolute())
-    real = {b"": True}  # folders that are no links
-    files, nested = [], []
-    for name in output.split(b"\0"):
-        folder, _, _ = name.rstrip(b"/").rpartition(b"/")
-        kind = _kind(root, name) if name and _is_real(root, folder, real) else 0
-        if stat.S_ISDIR(kind):
-            nested.append(name.rstrip(b"/"))
-        elif stat.S_ISREG(kind) or stat.S_ISLNK(kind):
+    kinds, files, nested = Kinds(source), [], []
+    for name in (one.rstrip(b"/") for one in output.split(b"\0") if one):
+        if kinds.is_folder(name):
+            nested.append(name)
+        elif kinds.is_file(name):
             files.append(name)
     return files, nested
-
-
-def _is_real(root: bytes, folder: bytes, known: dict[bytes, bool]) -> bool:
-    """Whether no part of a folder's path is a link: what lies behind one belongs elsewhere."""
-    if folder not in known:
-        parent, _, _ = folder.rpartition(b"/")
-        known[folder] = _is_real(root, parent, known) and stat.S_ISDIR(_kind(root, folder))
-    return known[folder]
-
-
-def _kind(root: bytes, name: bytes) -> int:
-    try:
-        return os.lstat(os.path.join(root, name.rstrip(b"/"))).st_mode
-    except OSError:  # it is known, and was removed
-        return 0

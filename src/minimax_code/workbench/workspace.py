@@ -9,16 +9,15 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import stat
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 from minimax_code.errors import WorkspaceError
 from minimax_code.workbench.git import ALONE, Git
+from minimax_code.workbench.index import Index
 from minimax_code.workbench.names import byte_name, text_name
+from minimax_code.workbench.removal import remove
 from minimax_code.workbench.source import lay_tree
 
 # Files are bytes: no line ending, keyword or filter that a repository's attributes ask for is applied.
@@ -28,9 +27,6 @@ _LITTER = "__pycache__/\n*.py[co]\n.pytest_cache/\n.mypy_cache/\n.ruff_cache/\n.
 
 UNFINISHED = ".part"
 """What the folder's name ends with while a workspace of another machine is received."""
-
-_SECOND_NS = 1_000_000_000
-_CLOCK_NS = 20_000_000  # by which times of files may lag behind the clock
 
 
 class Workspace:
@@ -46,7 +42,7 @@ class Workspace:
         self.path = folder / "files"
         self.base = base
         self.git = _shadow(folder)
-        self._turn = asyncio.Lock()
+        self._index = Index(self.git)
 
     @classmethod
     async def create(cls, source: Path | None, folder: Path) -> Workspace:
@@ -68,7 +64,7 @@ class Workspace:
             return await cls._create(source, folder)
         except BaseException:
             if folder.exists():
-                await asyncio.shield(asyncio.to_thread(_remove, folder))
+                await asyncio.shield(asyncio.to_thread(remove, folder))
             raise
 
     @classmethod
@@ -111,13 +107,13 @@ class Workspace:
 
     async def snapshot(self) -> str:
         """The files as they are, as a tree."""
-        async with self._index():
-            return await self._write_tree()
+        async with self._index.held():
+            return await self._index.write_tree()
 
     async def restore(self, tree: str) -> None:
         """Brings the files to a tree: what was added goes, except what git ignores there."""
-        async with self._index():
-            await self._write_tree()  # so that the index knows what has to go
+        async with self._index.held():
+            await self._index.write_tree()  # so that the index knows what has to go
             await self.git("read-tree", "--reset", "-u", tree)
 
     async def diff(self, old: str | None = None, new: str | None = None) -> str:
@@ -174,7 +170,7 @@ class Workspace:
 
     async def close(self) -> None:
         """Removes everything, also what nobody may write to."""
-        await asyncio.to_thread(_remove, self.folder)
+        await asyncio.to_thread(remove, self.folder)
 
     async def __aenter__(self) -> Workspace:
         return self
@@ -188,44 +184,6 @@ class Workspace:
     async def _diff(self, old: str | None, new: str | None, *args: str) -> bytes:
         old, new = old or self.base, new or await self.snapshot()
         return await self.git("diff-tree", "-r", "--no-color", "--no-ext-diff", "--no-textconv", *args, old, new)
-
-    async def _write_tree(self) -> str:
-        changed = await self._unindexed()
-        try:
-            await self._add(changed)
-        except (WorkspaceError, OSError):  # somebody has made files unreadable
-            await asyncio.to_thread(_make_readable, self.path)
-            await self._add(await self._unindexed())
-        return (await self.git("write-tree")).decode().strip()
-
-    async def _unindexed(self) -> list[bytes]:
-        """What is new, other or gone. A repository within the files would hide its own: its `.git` goes."""
-        while True:
-            listed = await self.git("ls-files", "-z", "--others", "--modified", "--deleted", "--exclude-standard")
-            names = [name for name in dict.fromkeys(listed.split(b"\0")) if name]
-            nested = [name for name in names if name.endswith(b"/")]
-            if not nested:
-                return names
-            for name in nested:
-                await asyncio.to_thread(_remove, self.path / os.fsdecode(name) / ".git")
-
-    async def _add(self, names: list[bytes]) -> None:
-        root = os.fsencode(self.path)
-        gone = {name for name in names if not _is_file(os.path.join(root, name))}  # a folder, say, is in its place
-        doubtful = await asyncio.to_thread(_changed_unseen, self.path, self.folder / "shadow.git" / "index")
-        if doubtful:
-            doubtful &= set((await self.git("ls-files", "-z", "--cached")).split(b"\0"))
-        if forgotten := gone | doubtful:
-            await self.git("update-index", "--force-remove", "-z", "--stdin", stdin=b"\0".join(forgotten))
-        if files := (set(names) | doubtful) - gone:
-            await self.git("update-index", "--add", "--replace", "-z", "--stdin", stdin=b"\0".join(files))
-
-    @asynccontextmanager
-    async def _index(self) -> AsyncIterator[None]:
-        """One at a time. A lock that is there then was left by a process that has ended."""
-        async with self._turn:
-            (self.folder / "shadow.git" / "index.lock").unlink(missing_ok=True)
-            yield
 
 
 def _shadow(folder: Path) -> Git:
@@ -243,62 +201,3 @@ async def _new_shadow(folder: Path) -> Git:
     (info / "attributes").write_text(_ATTRIBUTES)
     (info / "exclude").write_text(_LITTER)
     return _shadow(folder)
-
-
-def _remove(path: Path) -> None:
-    """A file, or a folder with all that is in it, also what was made unwritable."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, onerror=_insist)
-    else:
-        path.unlink()
-
-
-def _insist(function: Callable[..., Any], path: str, _: object) -> None:
-    for one in (os.path.dirname(path), path):
-        if os.path.isdir(one) and not os.path.islink(one):
-            os.chmod(one, stat.S_IRWXU)
-    if function is os.unlink or function is os.rmdir:
-        function(path)
-    else:
-        shutil.rmtree(path)
-
-
-def _is_file(path: bytes) -> bool:
-    try:
-        kind = os.lstat(path).st_mode
-    except OSError:
-        return False
-    return stat.S_ISREG(kind) or stat.S_ISLNK(kind)
-
-
-def _changed_unseen(folder: Path, index: Path) -> set[bytes]:
-    """Files that git may take for unchanged, as it looks at seconds only and the time of an edit can be forged.
-
-    They were changed after the index was written, within the same second; the time of a change can't be set.
-    """
-    if not index.exists():
-        return set()
-    written = index.stat().st_mtime_ns
-    first, last = written - _CLOCK_NS, (written // _SECOND_NS + 1) * _SECOND_NS
-    return {path for path, changed in _times(os.fsencode(folder), b"") if first <= changed < last}
-
-
-def _times(folder: bytes, prefix: bytes) -> Iterator[tuple[bytes, int]]:
-    """Files below a folder, and when they were changed in any way."""
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                yield from _times(entry.path, prefix + entry.name + b"/")
-            else:
-                yield prefix + entry.name, entry.stat(follow_symlinks=False).st_ctime_ns
-
-
-def _make_readable(folder: Path) -> None:
-    os.chmod(folder, os.stat(folder).st_mode | stat.S_IRWXU)
-    for name, folders, files in os.walk(folder):
-        for one in (*folders, *files):
-            path = os.path.join(name, one)
-            if not os.path.islink(path):
-                os.chmod(
-                    path, os.lstat(path).st_mode | stat.S_IRUSR | stat.S_IWUSR | (stat.S_IXUSR if one in folders else 0)
-                )
