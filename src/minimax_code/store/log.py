@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 
 import sqlalchemy as sa
 
@@ -16,6 +15,16 @@ from minimax_code.store.lease import Lease
 from minimax_code.store.row import Wish
 from minimax_code.store.tables import events, jobs
 from minimax_code.store.threads import in_thread
+
+# Made once: to make it takes as long as to run it.
+_MOVE = (
+    jobs.update()
+    .where(jobs.c.id == sa.bindparam("job"), jobs.c.token == sa.bindparam("held"), jobs.c.outcome.is_(None))
+    .where(jobs.c.seq == sa.bindparam("before"))
+    .values(seq=sa.bindparam("now"), hash=sa.bindparam("newest"), outcome=sa.bindparam("ends"))
+    .returning(jobs.c.wish)
+)
+_INSERT = events.insert()
 
 
 class StoredLog:
@@ -63,18 +72,13 @@ class StoredLog:
             seq = len(self._recorded) + 1
             row = row_of(event, job=self._lease.job, seq=seq, at=self._now(), before=self._hash)
             recorded = row.recorded
-            moved = (
-                jobs.update()
-                .where(jobs.c.id == row.job, jobs.c.token == self._lease.token, jobs.c.seq == seq - 1)
-                .where(jobs.c.outcome.is_(None))
-                .values(seq=seq, hash=row.hash, outcome=outcome)
-                .returning(jobs.c.wish)
-            )
+            moved = {"job": row.job, "held": self._lease.token, "before": seq - 1}
+            moved |= {"now": seq, "newest": row.hash, "ends": outcome}
             with self._database.write() as connection:
-                wish: Wish | None = connection.execute(moved).scalar_one_or_none()
+                wish: Wish | None = connection.execute(_MOVE, moved).scalar_one_or_none()
                 if wish is None:
                     raise self._refusal(connection)
-                connection.execute(events.insert().values(**asdict(row)))
+                connection.execute(_INSERT, vars(row))
             self.wish = wish
             self._hash = row.hash
             self._recorded.append(recorded)
