@@ -77,7 +77,8 @@ class Run:
         """Gives free agents something to do; returns whether anybody has."""
         starting = {task.get_name() for task in self._running}
         for subtask in self._board.ready():
-            if self._at_once is not None and len(self._running) >= self._at_once:
+            full = self._at_once is not None and len(self._running) >= self._at_once
+            if full or not any(agent.is_available() for agent in self._agents):
                 break
             entry = self._board.entries[subtask.id]
             if subtask.id not in starting and (agent := self._router.select(self._agents, subtask, avoid=entry.agents)):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from minimax_code.errors import SandboxError
 from minimax_code.workbench import seccomp
-from minimax_code.workbench.confinement import Sandbox, environment, status_pipe, visible
+from minimax_code.workbench.confinement import Sandbox, environment, memory_file, status_pipe, visible
 from minimax_code.workbench.running import THREADS, Launch, Limits
 
 _NAMESPACES = (
@@ -39,7 +39,7 @@ class Bubblewrap(Sandbox):
         seen = [word for path in (*visible(), *self.readable) for word in _bind(path)]
         variables = [word for item in environment("/tmp", env).items() for word in ("--setenv", *item)]
         in_memory = ("--size", str(limits.memory_bytes // 4), "--tmpfs")
-        with status_pipe() as (status, told), _memory_file(seccomp.in_namespaces()) as rules:
+        with status_pipe() as (status, told), memory_file("seccomp", seccomp.in_namespaces()) as rules:
             argv = [
                 program, *_NAMESPACES, "--clearenv", *variables, "--json-status-fd", str(told), "--seccomp", str(rules),
                 "--proc", "/proc", "--dev", "/dev", *in_memory, "/dev/shm", "--remount-ro", "/dev", *in_memory, "/tmp",
@@ -61,17 +61,6 @@ def _limited(tasks: int) -> Iterator[str]:
     """A user's limit counts the processes of a namespace alone, once it is set there; the shells call it -p or -u."""
     if os.geteuid() != 0:
         yield from ("/bin/sh", "-c", '{ ulimit -p "$0" || ulimit -u "$0"; } 2>/dev/null; exec "$@"', str(tasks))
-
-
-@contextmanager
-def _memory_file(content: bytes) -> Iterator[int]:
-    file = os.memfd_create("seccomp")
-    try:
-        os.write(file, content)
-        os.lseek(file, 0, os.SEEK_SET)
-        yield file
-    finally:
-        os.close(file)
 
 
 def _bind(path: Path) -> Iterator[str]:

@@ -1,19 +1,19 @@
 """A program that confines itself by Landlock and seccomp, and runs another in its place: `landlock.py` starts it.
 
-It is run alone, by `python -I -S`, so it imports nothing of ours. The parent stays free: whatever the other program has
-started becomes its child at the latest when its own parent ends (it is a "subreaper"), so that it can end all of it.
+It is run alone, by `python -I -S`, so it imports nothing of ours; and of Python's own modules only those that need no
+others, as these are most of the time that a start takes. The parent stays free: whatever the other program has started
+becomes its child at the latest when its own parent ends (it is a "subreaper"), so that it can end all of it.
 """
+# ruff: noqa: SIM105  (contextlib is one of those modules)
 
 from __future__ import annotations
 
 import ctypes
-import json
+import marshal
 import os
 import resource
-import signal
 import sys
-from contextlib import suppress
-from typing import Any
+from _signal import SIG_DFL, SIG_IGN, SIGKILL, SIGSTOP, SIGTERM, signal  # type: ignore[import-not-found]
 
 _CREATE, _ADD, _RESTRICT = 444, 445, 446  # system calls, the same on all machines
 _PATH_BENEATH, _VERSION = 1, 1
@@ -44,12 +44,12 @@ def abi() -> int:
     return max(0, _libc.syscall(_CREATE, None, ctypes.c_size_t(0), _VERSION))
 
 
-def confine(version: int, readable: list[str], writable: list[str], program: str) -> None:
+def confine(version: int, readable: list[str], writable: list[str], program: bytes) -> None:
     """From here on this process reads only `readable`, changes only `writable`, and calls what the filter lets pass.
 
     Args:
         version: of Landlock, at most the kernel's.
-        program: the filter, in hexadecimal digits.
+        program: the filter.
 
     Raises:
         OSError: the kernel refuses.
@@ -61,14 +61,15 @@ def confine(version: int, readable: list[str], writable: list[str], program: str
     reading = _EXECUTE | _READ | _READ_DIR
     for paths, allowed in ((readable, reading), (writable, everything)):
         for path in paths:
-            with suppress(FileNotFoundError):
+            try:
                 _allow(rules, path, allowed)
+            except FileNotFoundError:
+                pass
     _drop_capabilities()
     _prctl(_NO_NEW_PRIVS, 1)
     _call(_RESTRICT, rules, 0)
     os.close(rules)
-    instructions = bytes.fromhex(program)
-    _prctl(_SECCOMP, 2, ctypes.byref(_Filter(len(instructions) // 8, instructions)))
+    _prctl(_SECCOMP, 2, ctypes.byref(_Filter(len(program) // 8, program)))
 
 
 def _allow(rules: int, path: str, allowed: int) -> None:
@@ -82,22 +83,24 @@ def _allow(rules: int, path: str, allowed: int) -> None:
 
 def _drop_capabilities() -> None:
     """Root without them is a user like others."""
-    with suppress(OSError):
+    try:
         for capability in range(64):
-            _prctl(_CAPBSET_DROP, capability)  # until there is no such one, or it is nobody's to drop
+            _prctl(_CAPBSET_DROP, capability)
+    except OSError:  # there is no such one, or it is nobody's to drop
+        pass
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
     if _libc.capset(header, (ctypes.c_uint32 * 6)()) != 0:
         raise OSError(ctypes.get_errno(), "capset")
 
 
-def _call(number: int, *args: Any) -> int:
+def _call(number: int, *args: object) -> int:
     result = int(_libc.syscall(number, *args))
     if result < 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return result
 
 
-def _prctl(option: int, value: int, pointer: Any = None) -> None:
+def _prctl(option: int, value: int, pointer: object = None) -> None:
     if _libc.prctl(option, ctypes.c_ulong(value), pointer, ctypes.c_ulong(0), ctypes.c_ulong(0)) != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
@@ -106,9 +109,11 @@ def limit_tasks(more: int) -> None:
     """From here on this user can have no more than `more` threads beyond those that there are; root is spared."""
     there = 0
     for pid in filter(str.isdigit, os.listdir("/proc")):
-        with suppress(OSError):
+        try:
             if os.stat(f"/proc/{pid}").st_uid == os.getuid():
                 there += len(os.listdir(f"/proc/{pid}/task"))
+        except OSError:  # it has ended
+            pass
     resource.setrlimit(resource.RLIMIT_NPROC, (there + more, there + more))
 
 
@@ -124,12 +129,14 @@ def end_all() -> None:
         stopped: set[int] = set()
         while new := [pid for pid in _tree(found) if pid not in stopped]:
             stopped.update(new)
-            _signal(new, signal.SIGSTOP)
-        _signal(list(stopped), signal.SIGKILL)
-        with suppress(ChildProcessError):
+            _send(SIGSTOP, new)
+        _send(SIGKILL, list(stopped))
+        try:
             os.waitpid(-1, 0)
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
+        except ChildProcessError:
+            pass
 
 
 def _tree(pids: list[int]) -> list[int]:
@@ -138,31 +145,40 @@ def _tree(pids: list[int]) -> list[int]:
     while left:
         pid = left.pop()
         found.append(pid)
-        with suppress(OSError):
+        try:
             for thread in os.listdir(f"/proc/{pid}/task"):
                 with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
                     left += map(int, file.read().split())
+        except OSError:  # it has ended
+            pass
     return found
 
 
-def _signal(pids: list[int], number: int) -> None:
+def _send(number: int, pids: list[int]) -> None:
     for pid in pids:
-        with suppress(ProcessLookupError):
+        try:
             os.kill(pid, number)
+        except ProcessLookupError:
+            pass
 
 
-def main() -> None:
-    """Runs the command that is described in the first argument."""
-    spec = json.loads(sys.argv[1])
+def main(description: int) -> None:
+    """Runs a command.
+
+    Args:
+        description: an open file with a dictionary, as `marshal` writes it.
+    """
+    with open(description, "rb") as file:
+        spec = marshal.load(file)
     _prctl(_SUBREAPER, 1)
-    _prctl(_PDEATHSIG, signal.SIGTERM)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    _prctl(_PDEATHSIG, SIGTERM)
+    signal(SIGTERM, lambda *_: sys.exit(1))
     ready, failed = os.pipe()  # closed by exec
     pid = os.fork()
     if pid == 0:
         os.close(ready)
         os.close(spec["status"])
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal(SIGTERM, SIG_DFL)
         try:
             os.setsid()
             os.chdir(spec["folder"])
@@ -181,13 +197,14 @@ def main() -> None:
     try:
         os.close(failed)
         if problem := os.read(ready, 4096):
-            os.write(spec["status"], json.dumps({"problem": problem.decode()}).encode())
+            os.write(spec["status"], b"problem " + problem)
             sys.exit(1)
         status = _wait(pid)
-        os.write(spec["status"], json.dumps({"exit-code": status if status >= 0 else 128 - status}).encode())
+        os.write(spec["status"], b"exit-code %d" % (status if status >= 0 else 128 - status))
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal(SIGTERM, SIG_IGN)
         end_all()
+    os._exit(0)  # Python's own end takes a while, and nothing is left to it
 
 
 def _wait(pid: int) -> int:
@@ -195,7 +212,3 @@ def _wait(pid: int) -> int:
         ended, status = os.waitpid(-1, 0)
         if ended == pid:
             return os.waitstatus_to_exitcode(status)
-
-
-if __name__ == "__main__":
-    main()

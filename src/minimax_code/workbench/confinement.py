@@ -175,3 +175,15 @@ def status_pipe() -> Iterator[tuple[Callable[[], bytes], int]]:
     finally:
         os.close(there)
         os.close(here)
+
+
+@contextmanager
+def memory_file(name: str, content: bytes) -> Iterator[int]:
+    """What a sandbox is told that is too much for a command line."""
+    file = os.memfd_create(name)
+    try:
+        os.write(file, content)
+        os.lseek(file, 0, os.SEEK_SET)
+        yield file
+    finally:
+        os.close(file)

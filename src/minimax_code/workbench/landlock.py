@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import marshal
 import os
 import shutil
 import sys
@@ -17,7 +17,7 @@ from typing import Any
 from minimax_code.errors import SandboxError
 from minimax_code.workbench import confine, seccomp
 from minimax_code.workbench.cgroup import can_be_made
-from minimax_code.workbench.confinement import Sandbox, environment, status_pipe, visible
+from minimax_code.workbench.confinement import Sandbox, environment, memory_file, status_pipe, visible
 from minimax_code.workbench.running import THREADS, Launch, Limits
 
 LEAST_ABI, ABI_WITH_SIGNALS = 3, 6
@@ -25,6 +25,8 @@ LEAST_ABI, ABI_WITH_SIGNALS = 3, 6
 _PROC = ("cpuinfo", "filesystems", "loadavg", "meminfo", "stat", "sys/kernel", "sys/vm", "uptime", "version")
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 _END_S = 10.0
+# As a module it isn't compiled each time. Its folder comes last, so that it hides none of Python's own modules.
+_START = "import sys; sys.path.append(sys.argv[1]); import confine; confine.main(int(sys.argv[2]))"
 
 
 class Launcher(Sandbox):
@@ -46,14 +48,23 @@ class Launcher(Sandbox):
             }
 
             def ended(code: int, output: str) -> int:
-                said = json.loads(status() or "{}")
-                if "exit-code" in said:
-                    return int(said["exit-code"])
-                raise SandboxError(f"{self.name} can't start ({said.get('problem') or output.strip() or code})")
+                said, _, what = status().decode(errors="replace").partition(" ")
+                if said == "exit-code":
+                    return int(what)
+                raise SandboxError(f"{self.name} can't start ({what or output.strip() or code})")
 
-            argv = [sys.executable, "-I", "-S", confine.__file__, json.dumps(spec)]
             try:
-                yield Launch(argv=argv, fds=(told,), own=(folder, own), ended=ended)
+                with memory_file("command", marshal.dumps(spec)) as described:
+                    argv = [
+                        sys.executable,
+                        "-I",
+                        "-S",
+                        "-c",
+                        _START,
+                        str(Path(confine.__file__).parent),
+                        str(described),
+                    ]
+                    yield Launch(argv=argv, fds=(told, described), own=(folder, own), ended=ended)
             finally:
                 shutil.rmtree(own, ignore_errors=True)
 
@@ -65,7 +76,7 @@ class Launcher(Sandbox):
 
     @abstractmethod
     def _rules(self, folder: Path, own: Path, writable: bool) -> dict[str, Any] | None:
-        """The arguments of `confine`, as JSON; None for no confinement."""
+        """The arguments of `confine`; None for no confinement."""
 
     async def _end(self, process: asyncio.subprocess.Process) -> None:
         with suppress(ProcessLookupError):
@@ -101,7 +112,7 @@ class Landlock(Launcher):
             "version": self.abi,
             "readable": list(map(str, read)),
             "writable": list(map(str, written)),
-            "program": seccomp.beside_others(signals=self.abi >= ABI_WITH_SIGNALS).hex(),
+            "program": seccomp.beside_others(signals=self.abi >= ABI_WITH_SIGNALS),
         }
 
     def problem(self) -> str | None:

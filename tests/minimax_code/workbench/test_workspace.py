@@ -186,6 +186,47 @@ def test_what_is_done_from_within_hides_nothing_and_runs_nothing(tmp_path: Path)
     assert Path("/etc/passwd").exists()
 
 
+def test_no_edit_is_so_quick_that_it_is_missed(tmp_path: Path) -> None:
+    """Of the same size, with its time set back, for longer than the second in which git is blind."""
+    path = tmp_path / "source" / "same.py"
+    path.parent.mkdir()
+    path.write_text("x = 100\n")
+
+    async def act(workspace: Workspace) -> None:
+        began, n = time.monotonic(), 100
+        while time.monotonic() < began + 1.2:
+            n += 1
+            (workspace.path / "same.py").write_text(f"x = {n}\n")
+            os.utime(workspace.path / "same.py", (978307200, 978307200))
+            tree = await workspace.snapshot()
+            assert await workspace.git("cat-file", "blob", f"{tree}:same.py") == f"x = {n}\n".encode()
+            assert tree == await workspace.snapshot()
+
+    within(tmp_path / "source", tmp_path, act)
+
+
+def test_a_folder_with_a_link_in_its_place(tmp_path: Path) -> None:
+    """What its files' names then lead to is elsewhere: other than they were, or not there."""
+    source = tmp_path / "source"
+    (source / "old" / "deep").mkdir(parents=True)
+    (source / "old" / "changed.py").write_text("x = 1\n")
+    (source / "old" / "deep" / "gone.py").write_text("x = 1\n")
+
+    async def act(workspace: Workspace) -> None:
+        (workspace.path / "old").rename(workspace.path / "new")
+        (workspace.path / "old").symlink_to("new")
+        (workspace.path / "new" / "changed.py").write_text("x = 2\n")
+        (workspace.path / "new" / "deep" / "gone.py").unlink()
+        tree = await workspace.snapshot()
+        assert await workspace.changed_files() == ["new/changed.py", "old", "old/changed.py", "old/deep/gone.py"]
+        await workspace.restore(workspace.base)
+        assert (workspace.path / "old" / "deep" / "gone.py").read_text() == "x = 1\n"
+        await workspace.restore(tree)
+        assert (workspace.path / "old").is_symlink()
+
+    within(source, tmp_path, act)
+
+
 def test_a_change_comes_to_the_user_whole_or_not_at_all(source: Path, tmp_path: Path) -> None:
     async def act(workspace: Workspace) -> None:
         (workspace.path / "code.py").write_text("x = 3\ny = 1\n")
@@ -284,7 +325,7 @@ def test_nothing_is_left_of_a_copy_that_was_broken_off(source: Path, tmp_path: P
 def test_a_snapshot_after_an_edit_is_quick(tmp_path: Path) -> None:
     """The benchmark has the bar, 0.15 s for 5,000 files at rest. Other work is beside, so git is the measure."""
     source = tmp_path / "source"
-    for folder in range(10):
+    for folder in range(4):
         (source / f"d{folder}").mkdir(parents=True)
         for file in range(50):
             (source / f"d{folder}" / f"f{file}.py").write_text(f"x = {folder * file}\n")
