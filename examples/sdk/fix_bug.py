@@ -20,4 +20,4 @@ def parse(data):
 
 analysis = MiniMaxM3().fix_bug(error_log=ERROR_LOG, project_context=CODEBASE, include_explanation=True, max_tokens=96)
 print(analysis.content)
-print(f"changed files: {[file.path for file in analysis.files]}")
+print(f"changed files: {[file.path for file in analysis.files]}, {analysis.verdict}: {analysis.notes}")

@@ -20,4 +20,4 @@ refactored = MiniMaxM3().refactor(
     max_tokens=64,
 )
 print(refactored.content)
-print(f"files: {[file.path for file in refactored.files]}, checked by nobody: {refactored.receipts}")
+print(f"files: {[file.path for file in refactored.files]}, {refactored.verdict}: {refactored.notes}")

@@ -165,7 +165,11 @@ class MiniMaxM3(openai.OpenAI):
         on_overflow: OnOverflow = "refuse",
         **sampling: Unpack[Sampling],
     ) -> Code:
-        """A project's files after a refactoring. Nothing is run."""
+        """A project's files after a refactoring.
+
+        A server that has a sandbox compares what the tests and functions of `load_project_files` did before and do
+        after it, and gives `receipts` and a `verdict`; for other texts and elsewhere both say nothing.
+        """
         asked = methods.refactor(self.defaults, project_context, patterns, target_style, on_overflow, sampling)
         return run(self, asked)
 
@@ -178,7 +182,11 @@ class MiniMaxM3(openai.OpenAI):
         on_overflow: OnOverflow = "refuse",
         **sampling: Unpack[Sampling],
     ) -> Code:
-        """The cause of an error in words, and the files of its fix. Nothing is run."""
+        """The cause of an error in words, and the files of its fix.
+
+        A server that has a sandbox runs the tests of a project (of `load_project_files`), writes one that shows the
+        error where none does, and gives `receipts` and a `verdict`; for other texts and elsewhere both say nothing.
+        """
         asked = methods.fix_bug(self.defaults, error_log, project_context, include_explanation, on_overflow, sampling)
         return run(self, asked)
 

@@ -17,6 +17,7 @@ from minimax import prompts
 from minimax.errors import ContextOverflowError
 from minimax.fences import files
 from minimax.flow import Ask, Flow
+from minimax.project import texts_in
 from minimax.types import Code, CodeFile, Issue, Receipt, Review, Text, TokenCount, Usage
 
 OnOverflow = Literal["refuse", "chunk"]
@@ -115,11 +116,13 @@ def generated(data: Mapping[str, Any]) -> Code:
 
 
 def checked(body: dict[str, Any], otherwise: Flow[Code]) -> Flow[Code]:
-    """A task of `POST /code/generate`, whose answer has receipts; a chat completion where a server has no such path."""
+    """A task of `POST /code/generate`, whose answer has receipts; a chat completion where a server can't do it: it has
+    no such path or no sandbox, or the files are too many for it or too long for its model."""
     try:
         data = yield Ask(path=GENERATE, body=body)
-    except openai.NotFoundError as error:
-        if error.code == "model_not_found":
+    except openai.APIStatusError as error:
+        has_path = not isinstance(error, openai.NotFoundError) or error.code == "model_not_found"
+        if has_path and error.code != "no_sandbox" and error.param not in ("files", "paths"):
             raise
         return (yield from otherwise)
     return generated(_object(data, GENERATE))
@@ -162,18 +165,39 @@ def refactor(
     on_overflow: OnOverflow,
     sampling: Sampling,
 ) -> Flow[Code]:
-    """One documented prompt over a context; its files."""
-    ask = partial(prompts.REFACTOR.format, style=style, patterns=prompts.listed(patterns), files=prompts.FILES)
-    return with_files((yield from over_context(defaults, ask, context, on_overflow, sampling)))
+    """The task "refactor" of `POST /code/generate`; elsewhere one documented prompt over the context."""
+    wanted = prompts.REFACTORED.format(style=style, patterns=prompts.listed(patterns))
+    ask = partial(prompts.REFACTOR.format, wanted=wanted, files=prompts.FILES)
+    asked = _over_project(defaults, ask, context, on_overflow, sampling)
+    return (yield from _changed(defaults, "refactor", wanted, context, asked, sampling))
 
 
 def fix_bug(
     defaults: Defaults, error_log: str, context: str, explain: bool, on_overflow: OnOverflow, sampling: Sampling
 ) -> Flow[Code]:
-    """One documented prompt over a context; its files."""
+    """The task "fix" of `POST /code/generate`; elsewhere one documented prompt over the context."""
     explained = prompts.EXPLAIN if explain else ""
     ask = partial(prompts.FIX_BUG.format, error=error_log, explain=explained, files=prompts.FILES)
+    asked = _over_project(defaults, ask, context, on_overflow, sampling)
+    return (yield from _changed(defaults, "fix", f"{error_log}\n\n{explained}".strip(), context, asked, sampling))
+
+
+def _over_project(
+    defaults: Defaults, ask: Callable[..., str], context: str, on_overflow: OnOverflow, sampling: Sampling
+) -> Flow[Code]:
     return with_files((yield from over_context(defaults, ask, context, on_overflow, sampling)))
+
+
+def _changed(
+    defaults: Defaults, task: str, prompt: str, context: str, otherwise: Flow[Code], sampling: Sampling
+) -> Flow[Code]:
+    """A change of a project whose files are told apart; of any other text the answer is in words."""
+    texts = texts_in(context)
+    if not texts:
+        return (yield from otherwise)
+    sent = [{"path": path, "content": content} for path, content in texts.items()]
+    body = {**sampled(defaults, sampling), "task": task, "prompt": prompt, "files": sent}
+    return (yield from checked(body, otherwise))
 
 
 def generate_tests(

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 MAX_FILE_BYTES = 1 << 20
+_HEADING = re.compile(r"^### ([\w+@-][\w./+@-]*\.\w+)[ \t]*$\n?", re.MULTILINE)
 BYTES_PER_TOKEN = 3  # of source code, with room: most tokenizers need fewer tokens
 
 
@@ -15,11 +17,13 @@ class ProjectFiles(str):
 
     Attributes:
         files: the paths that are in it, in order.
+        texts: what they have, by path.
         left_out: the paths that are not, with the reason.
         tokens: how many tokens the text has, estimated as bytes / 3.
     """
 
     files: tuple[str, ...]
+    texts: dict[str, str]
     left_out: dict[str, str]
     tokens: int
 
@@ -56,7 +60,7 @@ def load_project_files(
     wanted, texts, taken, left_out, num_bytes = (
         GitIgnoreSpec.from_lines(include),
         list[str](),
-        list[str](),
+        dict[str, str](),
         dict[str, str](),
         0,
     )
@@ -68,19 +72,31 @@ def load_project_files(
         if isinstance(text, _Reason):
             left_out[name] = text
             continue
-        text = f"### {name}\n{text}\n\n"
-        size = len(text.encode())
+        shown = f"### {name}\n{text}\n\n"
+        size = len(shown.encode())
         if max_tokens is not None and (num_bytes + size) > max_tokens * BYTES_PER_TOKEN:
             left_out[name] = f"beyond the budget of {max_tokens:,} tokens"
             continue
         num_bytes += size
-        texts.append(text)
-        taken.append(name)
+        texts.append(shown)
+        taken[name] = str(text)
     if not taken:
         raise ValueError(f"{root}: no text file is left; {len(left_out)} were left out")
     project = ProjectFiles("".join(texts))
-    project.files, project.left_out, project.tokens = tuple(taken), left_out, -(-num_bytes // BYTES_PER_TOKEN)
+    project.files, project.texts, project.left_out = tuple(taken), taken, left_out
+    project.tokens = -(-num_bytes // BYTES_PER_TOKEN)
     return project
+
+
+def texts_in(context: str) -> dict[str, str]:
+    """The files of a context by path: those of a project, or of a text in which each stands under a line with its path
+    ("### app/main.py"); none in any other text."""
+    if isinstance(context, ProjectFiles) and hasattr(context, "texts"):
+        return context.texts
+    before, *parts = _HEADING.split(context)
+    if before.strip():
+        return {}
+    return {path: text.strip("\n") + "\n" for path, text in zip(parts[::2], parts[1::2], strict=True)}
 
 
 class _Reason(str):

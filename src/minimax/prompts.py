@@ -10,10 +10,8 @@ FILES = (
 )
 
 ANALYZE = "{task}\n\nDepth of the analysis: {depth}. Name files and lines.\n\n{context}"
-REFACTOR = (
-    "Refactor this project towards {style}, by these patterns: {patterns}. Keep its behaviour. Return every changed "
-    "file as a whole. {files}\n\n{context}"
-)
+REFACTORED = "Refactor this project towards {style}, by these patterns: {patterns}. Keep its behaviour."
+REFACTOR = "{wanted} Return every changed file as a whole. {files}\n\n{context}"
 FIX_BUG = (
     "A program fails with this error:\n\n{error}\n\nFind the root cause in the project below and fix it with the "
     "smallest change.{explain} Return every changed file as a whole. {files}\n\n{context}"

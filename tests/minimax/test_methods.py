@@ -10,6 +10,7 @@ from collections.abc import Callable
 from datetime import date
 from typing import Any
 
+import httpx2
 import pytest
 
 import minimax
@@ -145,19 +146,35 @@ def test_every_argument_reaches_the_prompt(call: Callable[[Any], Any], words: li
             ["a/b.py", "pytest", "edge cases"],
         ),
         (lambda c: c.document_code("x = 1", style="numpy", include_examples=True), "document", ["numpy", "examples"]),
+        (lambda c: c.fix_bug("KeyError: 7", "### a.py\nx = 1\n\n### b.md\nB\n"), "fix", ["KeyError", "cause", "b.md"]),
+        (lambda c: c.refactor("### a.py\nx = 1\n", ["di"], "clean"), "refactor", ["di", "clean"]),
     ],
 )
 def test_what_a_server_can_run_has_receipts(call: Callable[[Any], Any], task: str, words: list[str]) -> None:
-    """A server without the path is asked in words, and then nothing was run."""
+    """A server without the path, or without a sandbox, is asked in words, and then nothing was run."""
     answer = {**GENERATED, "verdict": "verified", "notes": ["1 passed"]}
     result, [request] = both([answer], call)
     assert request["task"] == task
-    assert request["files"][0]["content"] == "x = 1"
+    assert request["files"][0]["content"].strip() == "x = 1"
     for word in words:
         assert word in json.dumps(request)
     assert (result.verdict, result.notes, len(result.receipts)) == ("verified", ("1 passed",), 1)
     result, [_, asked] = both([404, ANSWER], call)
     assert "x = 1" in asked["messages"][0]["content"]
+    assert (result.verdict, result.receipts, len(result.files)) == ("unverified", (), 2)
+
+
+@pytest.mark.parametrize("why", [{"code": "no_sandbox"}, {"param": "files"}, {"param": "paths"}])
+def test_what_a_server_can_t_run_is_asked_in_words(why: dict[str, str]) -> None:
+    def answer(request: httpx2.Request) -> httpx2.Response:
+        if request.url.path.endswith("/code/generate"):
+            return httpx2.Response(400, json={"error": {"message": "no", **why}}, request=request)
+        message = {"role": "assistant", "content": ANSWER}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        return httpx2.Response(200, json={"choices": [choice]}, request=request)
+
+    with MiniMaxM3(transport=httpx2.MockTransport(answer), max_retries=0) as client:
+        result = client.fix_bug("e", "### a.py\nx = 1\n")
     assert (result.verdict, result.receipts, len(result.files)) == ("unverified", (), 2)
 
 

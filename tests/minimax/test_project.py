@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from minimax import load_project_files
+from minimax.project import texts_in
 
 
 @pytest.fixture
@@ -39,6 +40,19 @@ def test_text_files_in_order(project: Path) -> None:
     assert context.startswith("### a.py\na = 1\n\n\n### b.py\n")
     assert context.left_out == {"image.bin": "binary", "large.txt": "larger than 1,000 bytes", "latin.txt": "not UTF-8"}
     assert len(context.encode()) / 3 <= context.tokens < len(context.encode()) / 3 + 1
+
+
+def test_the_files_of_a_context_can_be_told_apart(project: Path) -> None:
+    (project / "docs/guide.md").write_text("### not.py\nno file of its own\n")
+    context = load_project_files(project, include=("*.py", "guide.md"))
+    whole = {
+        "a.py": "a = 1\n",
+        "b.py": (project / "b.py").read_text(),
+        "docs/guide.md": "### not.py\nno file of its own\n",
+    }
+    assert texts_in(context) == whole
+    assert texts_in("\n### app/main.py\nx = 1\n\n### b.md\nB\n") == {"app/main.py": "x = 1\n", "b.md": "B\n"}
+    assert texts_in("def f(): ...\n") == texts_in("See:\n### a.py\nx = 1\n") == {}
 
 
 def test_a_budget_says_what_was_left_out(project: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from helpers.live_server import live_server
 from helpers.scripted import ScriptedLLM, ScriptedService
+from minimax import MiniMaxM3, load_project_files
 
 ANSWER = ["Here it is.\n", "```python app.py\n", "x = 1\n", "```\n", "```python test_app.py\ndef f(:\n```\n"]
 
@@ -120,3 +121,28 @@ def test_what_is_wrong_is_named(code: httpx.Client, path: str, body: dict[str, A
 def test_another_model_does_not_exist(code: httpx.Client) -> None:
     for path, body in (("/generate", {"prompt": "x"}), ("/review", {"code": "x"})):
         assert code.post(path, json={"model": "gpt-9", **body}).status_code == 404
+
+
+def test_the_sdk_s_changes_of_a_project_are_run(tmp_path: Path) -> None:
+    """A fix passes the test that fails; a refactoring does what the code did, by its test and by its function."""
+    wrong = {"cart.py": "def total(prices):\n    return 0\n", "readme.md": "# Cart\n"}
+    wrong["test_cart.py"] = "from cart import total\n\n\ndef test_total():\n    assert total([1, 2]) == 3\n"
+    for path, text in wrong.items():
+        (tmp_path / path).write_text(text)
+    answer = "The sum was missing.\n\n```python cart.py\ndef total(prices):\n    return sum(prices)\n```\n"
+    service = ScriptedService(tokens=[answer], llm=ScriptedLLM(max_context=10_000))
+    with live_server(service) as url, MiniMaxM3(base_url=f"{url}/v1", api_key="none") as client:
+        fixed = client.fix_bug("total([1, 2]) is 0", load_project_files(tmp_path))
+        assert (fixed.verdict, [file.path for file in fixed.files]) == ("verified", ["cart.py"]), fixed
+        assert "The sum was missing." in fixed.content
+        cases = {case["name"]: case["outcome"] for receipt in fixed.receipts for case in receipt.cases}
+        assert cases == {"test_cart.py::test_total": "passed"}
+        assert b"total([1, 2]) is 0" in bytes(service.requests[-1][0])
+
+        (tmp_path / "cart.py").write_text("def total(prices):\n    return prices[0] + sum(prices[1:])\n")
+        done = client.refactor(load_project_files(tmp_path), patterns=["built-ins"], target_style="plain")
+        assert done.verdict == "failed", "total([]) was an error before"
+        assert done.files == () and "nothing was changed" in done.notes[0]
+        (tmp_path / "cart.py").write_text("def total(prices):\n    return sum([*prices])\n")
+        done = client.refactor(load_project_files(tmp_path), patterns=["built-ins"], target_style="plain")
+        assert (done.verdict, [file.path for file in done.files]) == ("verified", ["cart.py"]), done
