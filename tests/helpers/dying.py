@@ -10,7 +10,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Generator
+from collections.abc import Collection, Generator, Iterable
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -37,19 +37,22 @@ class DyingWorkers:
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    def work(self, url: str, job: str, owner: str, n: int, when: When) -> bool:
+    def work(self, url: str, job: str, owner: str, n: int, when: When, spared: Iterable[str] = ()) -> str:
         """Works on a job until the n-th event is about to be written, is being committed, or has been written.
 
         Of the job "project" those of the project itself count, and the owner is the address of a model's server.
 
+        Args:
+            spared: events that don't count.
+
         Returns:
-            Whether it was killed there; else it had fewer events, and is done.
+            What it was killed over, the event's kind and agent; "" if it had fewer events, and is done.
         """
         assert self._process.stdin and self._process.stdout
-        print(url, job, owner, n, when, file=self._process.stdin, flush=True)
-        code = int(self._process.stdout.readline())
-        assert code in (0, -signal.SIGKILL)
-        return code != 0
+        print(url, job, owner, n, when, *spared, file=self._process.stdin, flush=True)
+        *killed_over, code = self._process.stdout.readline().split()
+        assert int(code) == (-signal.SIGKILL if killed_over else 0)
+        return "".join(killed_over)
 
 
 @contextmanager
@@ -82,15 +85,18 @@ def build_project(url: str, base_url: str) -> None:
             assert project.execute_phase(name, ada, task).success
 
 
-def _die_at(n: int, when: When, kinds: tuple[type[Event], ...] = (Event,)) -> None:
+def _die_at(n: int, when: When, spared: Collection[str] = (), kinds: tuple[type[Event], ...] = (Event,)) -> None:
     append, count = StoredLog._append, 0
 
-    def kill(*_: object) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
     def counted(self: StoredLog, event: Event, outcome: str | None) -> Recorded:
+        name = f"{type(event).__name__}:{getattr(event, 'agent', '')}".replace(" ", "-")
+
+        def kill(*_: object) -> None:
+            print(name, end=" ", flush=True)
+            os.kill(os.getpid(), signal.SIGKILL)
+
         nonlocal count
-        if not isinstance(event, kinds):
+        if name in spared or not isinstance(event, kinds):
             return append(self, event, outcome)
         count += 1
         if (count, when) == (n, "before"):
@@ -108,13 +114,13 @@ def _die_at(n: int, when: When, kinds: tuple[type[Event], ...] = (Event,)) -> No
 def main() -> None:
     """Works on one job after the other."""
     for line in sys.stdin:
-        url, job, owner, n, when = line.split()
+        url, job, owner, n, when, *spared = line.split()
         if not (pid := os.fork()):
             if job == "project":
-                _die_at(int(n), when, (ProjectBegan, PhaseAdded, PhaseBegan, PhaseEnded))  # type: ignore[arg-type]
+                _die_at(int(n), when, (), (ProjectBegan, PhaseAdded, PhaseBegan, PhaseEnded))  # type: ignore[arg-type]
                 build_project(url, owner)
                 os._exit(0)
-            _die_at(int(n), when)  # type: ignore[arg-type]
+            _die_at(int(n), when, spared)  # type: ignore[arg-type]
             store = Store(url)
             asyncio.run(work_on(store, store.lease(job, owner, 0), work_of(url)))
             os._exit(0)

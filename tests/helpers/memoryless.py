@@ -10,7 +10,10 @@ USAGE = Usage(prompt_tokens=10, completion_tokens=5)
 
 
 class MemorylessModel:
-    """Adds a second line to notes.txt, with a command that would add a third; where it doesn't know, it looks."""
+    """Adds a second line to notes.txt, with a command that would add a third; where it doesn't know, it looks.
+
+    In a pipeline it writes the whole file.
+    """
 
     name = "memoryless"
 
@@ -19,10 +22,13 @@ class MemorylessModel:
         return Abilities(context_tokens=32_768, calls_tools=True)
 
     async def reply(self, request: Request) -> Reply:
-        """Who has no tools makes the plan, who can't write is the verifier."""
+        """Who has no tools makes the plan or is asked by a pipeline, who can't write is the verifier."""
         names = {tool.name for tool in request.tools}
-        if not names:
+        if not names and "You plan" in request.messages[0].content:
             return Reply(content="1. Write notes.txt", usage=USAGE)
+        if not names:  # a first answer isn't quite right
+            second = "two" if request.temperature else "three"
+            return Reply(content=f"```text notes.txt\none\n{second}\n```", usage=USAGE)
         if "write" not in names:
             return Reply(
                 content="I have looked at it.\n\nVERDICT: PASS", usage=Usage(prompt_tokens=10, completion_tokens=5)

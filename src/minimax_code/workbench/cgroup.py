@@ -16,6 +16,7 @@ from pathlib import Path
 _ROOT = Path("/sys/fs/cgroup")
 _PREFIX = "minimax-code-"
 _END_S = 10.0
+_YOUNG_S = 60.0
 
 
 @contextmanager
@@ -55,10 +56,14 @@ def _make(most: int) -> Path | None:
 
 
 def _remove_orphans(parent: Path) -> None:
-    """Groups of processes that were killed before they could remove them."""
+    """Groups of processes that were killed before they could remove them.
+
+    A new one, which nobody has joined yet, stays: it may be of a process that isn't seen from here, in a container.
+    """
     for group in parent.glob(f"{_PREFIX}*"):
-        if not Path("/proc", group.name.removeprefix(_PREFIX).split("-")[0]).exists():
-            with suppress(OSError):  # somebody else was faster, or something is left in it
+        with suppress(OSError):  # somebody else was faster, or something is left in it
+            is_young = time.time() - group.stat().st_mtime < _YOUNG_S
+            if not is_young and not Path("/proc", group.name.removeprefix(_PREFIX).split("-")[0]).exists():
                 group.rmdir()
 
 
@@ -78,11 +83,20 @@ def end_group(group: Path) -> None:
     with suppress(OSError):
         (group / "pids.max").write_text("0")
     until = time.monotonic() + _END_S
-    while (pids := (group / "cgroup.procs").read_text().split()) and time.monotonic() < until:
-        for pid in map(int, pids):
-            with suppress(ProcessLookupError):
+    while (pids := _pids(group)) and time.monotonic() < until:
+        for pid in pids:
+            with suppress(ProcessLookupError):  # it has ended since
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.001)
+
+
+def _pids(group: Path) -> list[int]:
+    """Who is in a group; nobody in one that is gone."""
+    try:
+        listed = (group / "cgroup.procs").read_text().split()
+    except OSError:
+        return []
+    return [pid for pid in map(int, listed) if pid]  # 0 is somebody who isn't seen from here, and to `kill` all of us
 
 
 def _remove(group: Path) -> None:
@@ -91,5 +105,7 @@ def _remove(group: Path) -> None:
     while time.monotonic() < until:
         try:
             return group.rmdir()
+        except FileNotFoundError:
+            return None
         except OSError:  # the last one is still leaving
             time.sleep(0.001)

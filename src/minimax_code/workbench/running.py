@@ -27,7 +27,8 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 # The shell's own limits need no program that may be missing. Sizes are in KiB and in blocks of 512 bytes.
 # Until the sandbox is there a variable such as LD_PRELOAD could bring anything in.
 CLEAN = {"PATH": os.defpath, "LANG": "C.UTF-8"}
-_ULIMIT = 'ulimit -c 0; ulimit -d "$1"; ulimit -f "$2"; [ -z "$3" ] || echo $$ > "$3"; shift 3; exec "$@"'
+# Who can't join the group, as it is gone, doesn't go on without its limit.
+_ULIMIT = 'ulimit -c 0; ulimit -d "$1"; ulimit -f "$2"; [ -z "$3" ] || echo $$ > "$3" || exit; shift 3; exec "$@"'
 
 
 class Limits(Record):

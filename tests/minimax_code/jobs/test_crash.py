@@ -27,6 +27,7 @@ from minimax_code.jobs import Job, JobSpec
 from minimax_code.jobs.worker import work_on
 from minimax_code.store import Store
 from minimax_code.store.tables import VERSION
+from minimax_code.work.strategy import Wanted
 from minimax_code.work.task import Task
 
 
@@ -78,30 +79,32 @@ def test_kill_9_at_every_event(when: When, workers: DyingWorkers, tmp_path: Path
     assert num_unknown == 3
 
 
-def test_kill_9_at_every_event_of_a_task(workers: DyingWorkers, tmp_path: Path) -> None:
+@pytest.mark.parametrize("strategy", ["agent", "pipeline"])
+def test_kill_9_at_every_event_of_a_task(strategy: Wanted, workers: DyingWorkers, tmp_path: Path) -> None:
     """Each time something was done and isn't written down yet: a reply, a command, a check, a verdict.
 
-    A worker that is started in the dead one's place goes on in its folder, any other in one of its own.
+    One worker after the other dies over the first event over which none has died, by its kind and agent. One that is
+    started in a dead one's place goes on in its folder, any other in one of its own.
     """
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "notes.txt").write_text("one\n")
-    store, trees = Store(str(tmp_path / "jobs.db")), set[str]()
+    store, deaths = Store(str(tmp_path / "jobs.db")), ["WorkerStarted:"]
     task = Task(description="Write notes", checks=["grep -qx two notes.txt"])
-    for n in range(1, 100):
-        job = store.create(JobSpec.of(task, folder=str(tmp_path / "source")).model_dump(mode="json"))
-        if not workers.work(store.url, job, "first", n, "before"):
-            break
-        if not store.job(job).outcome:
-            assert not workers.work(store.url, job, "first" if n % 2 else "second", 100, "before")
-        result = Job(store, job).get_results()
-        assert (result.success, result.files_changed, result.issues) == (True, ("notes.txt",), ())
-        assert result.diff.endswith("\n one\n+two\n"), "the command that adds a line counts once"
-        trees.add(result.tree)
-        events = [one.event for one in store.events(job)]
-        intended = [one.call.id for one in events if isinstance(one, ToolIntended)]
-        assert [one.call_id for one in events if isinstance(one, ToolEnded)] == intended
-    assert n > 20
-    assert len(trees) == 1
+    spec = JobSpec.of(task, folder=str(tmp_path / "source"), strategy=strategy)
+    job = store.create(spec.model_dump(mode="json"))
+    while killed_over := workers.work(store.url, job, f"worker-{len(deaths) // 2}", 1, "before", deaths):
+        deaths.append(killed_over)
+    result = Job(store, job).get_results()
+    assert (result.success, result.strategy) == (True, strategy), result
+    assert (result.files_changed, result.issues) == (("notes.txt",), ())
+    assert result.diff.endswith("\n one\n+two\n"), "the command that adds a line counts once"
+    events = [one.event for one in store.events(job)]
+    intended = [one.call.id for one in events if isinstance(one, ToolIntended)]
+    if strategy == "pipeline":  # it begins anew each time, with the answers that it had
+        intended = [*dict.fromkeys(intended)]
+    assert [one.call_id for one in events if isinstance(one, ToolEnded)] == intended
+    assert sum(isinstance(one, WorkerStarted) for one in events) == len(deaths) > 15
+    assert {name.split(":")[0] for name in deaths} == {type(one).__name__ for one in events}
     assert (tmp_path / "source" / "notes.txt").read_text() == "one\n", "the user's own"
     store.close()
 
