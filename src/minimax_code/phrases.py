@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +23,7 @@ from minimax_code.events import (
     ToolIntended,
     Verified,
 )
-from minimax_code.model import Usage
+from minimax_code.model import ToolCall, Usage
 
 _MOST = 200  # characters
 
@@ -35,17 +36,19 @@ def phrase(event: Event) -> str:
         case ModelReplied(reply=reply):
             said = reply.content
         case ToolIntended(call=call):
-            said = f"{call.name} {call.arguments}"
+            said = call_phrase(call)
         case ToolEnded(output=output, failed=failed):
             said = f"{'failed: ' if failed else ''}{_last_line(output) if failed else _first_line(output)}"
-        case PermissionAsked(question=question):
-            said = question
+        case PermissionAsked(agent=agent, question=question):
+            said = question.removeprefix(f"{agent} ")
         case PermissionAnswered(allowed=allowed, rule=rule):
             said = f"{'allowed' if allowed else 'refused'} by the user{f', and from now on: {rule}' if rule else ''}"
         case Compacted(dropped=dropped):
             said = "sums up what came before" if dropped else "shortens old outputs"
         case StuckSeen(rule=rule):
             said = f"goes in circles ({rule}) and is told so"
+        case AgentStopped(reason="finished"):
+            said = "is finished"  # its last words were said
         case AgentStopped(reason=reason, message=message):
             said = f"stops ({reason}): {message}"
         case StrategyChosen(strategy=strategy, reason=reason, calibration=known):
@@ -62,6 +65,18 @@ def phrase(event: Event) -> str:
         case _:
             return ""
     return line_of(said)
+
+
+def call_phrase(call: ToolCall) -> str:
+    """A call in a line: the tool, and what it is about."""
+    try:
+        arguments = json.loads(call.arguments)
+    except ValueError:  # a model wrote it
+        return line_of(f"{call.name} {call.arguments}")
+    fields = arguments if isinstance(arguments, dict) else {}
+    about = next((str(fields[name]) for name in ("command", "path", "pattern", "task") if name in fields), None)
+    told = call.arguments if about is None and call.name != "plan" else about or ""
+    return line_of(f"{call.name} {told}")
 
 
 def line_of(text: str) -> str:

@@ -19,6 +19,10 @@ from minimax_code.errors import InputError
 def apply(job: str, branch: str | None, force: bool, store: str | None) -> None:
     """Apply what came of JOB to the folder that it was given.
 
+    \b
+    minimax-code apply job-1234567890
+    minimax-code apply job-1234567890 --branch fix/rounding
+
     It is merged with what has changed there since. All of it or nothing: where it conflicts the files stay as they are.
     """
     from minimax_code.jobs import Job

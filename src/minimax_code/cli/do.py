@@ -14,18 +14,17 @@ import click
 from rich.console import Console
 from rich.live import Live
 
-from minimax_code.cli.jobs import opened
+from minimax_code.cli.jobs import NOT_DONE, opened
 from minimax_code.cli.options import Wanted, work_options
 from minimax_code.cli.prompt import asker
 from minimax_code.cli.view import Screen, show_diff
+from minimax_code.errors import CodeError
 from minimax_code.events import Recorded, dump
 from minimax_code.permissions import Asker
 from minimax_code.phrases import phrase, printable
 
 if TYPE_CHECKING:
     from minimax_code.work.result import TaskResult
-
-NOT_DONE = 3
 
 
 @click.command()
@@ -42,9 +41,9 @@ def do(description: str, no_diff: bool, **options: Any) -> None:
     """
     wanted, console = Wanted(**options), Console()
     screen = Screen(description, wanted.limits)
-    with _shown(screen, console) as (show, aside):
+    with _resumable() as begun, _shown(screen, console) as (show, aside):
         ask = asker(aside) if sys.stdin.isatty() else None
-        job, result = asyncio.run(_do(description, wanted, ask, show))
+        job, result = asyncio.run(_do(description, wanted, ask, show, begun))
     _end(job, result, console, with_diff=not no_diff)
 
 
@@ -54,9 +53,14 @@ def do(description: str, no_diff: bool, **options: Any) -> None:
 def execute(description: str, **options: Any) -> None:
     """Do a task and print each event as a line of JSON; nobody is asked anything.
 
+    \b
+    minimax-code exec "Fix the rounding in cart.py" --check pytest | tail -1 | jq -r .diff
+
     The last line is the result, of kind "result". What would need a question ends with the state "needs_input".
+    Exits with 0 where the task is done and proved, with 3 where it isn't.
     """
-    job, result = asyncio.run(_do(description, Wanted(**options), None, _print_json))
+    with _resumable() as begun:
+        job, result = asyncio.run(_do(description, Wanted(**options), None, _print_json, begun))
     told = {"kind": "result", "job": job, "success": result.success, **result.model_dump(mode="json")}
     click.echo(json.dumps(told))
     sys.exit(0 if result.success else NOT_DONE)
@@ -68,9 +72,13 @@ def _print_json(recorded: Recorded) -> None:
 
 
 async def _do(
-    description: str, wanted: Wanted, ask: Asker | None, show: Callable[[Recorded], None]
+    description: str, wanted: Wanted, ask: Asker | None, show: Callable[[Recorded], None], begun: list[str]
 ) -> tuple[str, TaskResult]:
-    """Does a task as a job of the store, so that it can be gone on with; the job's id, and its result."""
+    """Does a task as a job of the store, so that it can be gone on with; the job's id, and its result.
+
+    Args:
+        begun: where the job's id goes once it is in the store.
+    """
     from minimax_code.jobs import Job
     from minimax_code.jobs.here import Follower, work_here
     from minimax_code.tools.mcp import mcp_tools
@@ -82,16 +90,26 @@ async def _do(
     with opened(wanted.store) as store:
         async with mcp_tools(servers) as tools:
             job = store.create(spec.model_dump(mode="json"))
+            begun.append(job)
             model = wanted.server_model()
             try:
                 async with Follower(store, job, tell).following():
                     await work_here(store, job, model=model, ask=ask, tools=tools)
-            except (KeyboardInterrupt, asyncio.CancelledError):
-                click.echo(f"\n{job} is kept; `minimax-code jobs resume {job}` goes on with it", err=True)
-                raise
             finally:
                 await model.close()
         return job, Job(store, job).get_results()
+
+
+@contextmanager
+def _resumable() -> Generator[list[str], None, None]:
+    """Says how to go on with a job where something ends the work before the job has ended."""
+    begun: list[str] = []
+    try:
+        yield begun
+    except (KeyboardInterrupt, click.Abort, CodeError):
+        for job in begun:
+            click.echo(f"{job} is kept; `minimax-code jobs resume {job}` goes on with it", err=True)
+        raise
 
 
 @contextmanager
@@ -99,10 +117,10 @@ def _shown(
     screen: Screen, console: Console
 ) -> Generator[tuple[Callable[[Recorded], None], Callable[[], Any]], None, None]:
     """The screen while it changes, on a terminal; elsewhere a line for each event. And how to put it aside."""
-    if not console.is_terminal:
+    if not console.is_terminal or console.is_dumb_terminal:
         yield partial(_print_line, console), _nothing
         return
-    with Live(screen, console=console, refresh_per_second=8) as live:
+    with Live(screen, console=console, refresh_per_second=8, transient=True) as live:
 
         @contextmanager
         def aside() -> Generator[None, None, None]:
@@ -112,7 +130,10 @@ def _shown(
             finally:
                 live.start(refresh=True)
 
-        yield screen.read, aside
+        try:
+            yield screen.read, aside
+        finally:
+            live.transient = False  # how it was in the end stays
 
 
 @contextmanager
@@ -133,4 +154,6 @@ def _end(job: str, result: TaskResult, console: Console, *, with_diff: bool) -> 
         click.echo(printable(line))
     if result.diff:
         click.echo(f"your files are as they were; `minimax-code apply {job}` changes them")
+    if not result.is_final:
+        click.echo(f"`minimax-code jobs resume {job}` goes on; --budget and --time give it more")
     sys.exit(0 if result.success else NOT_DONE)

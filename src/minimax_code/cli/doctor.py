@@ -24,6 +24,9 @@ from minimax_code.workbench.sandbox import Probe, find_sandbox, probe
 def doctor(offline: bool, **options: Any) -> None:
     """Tell which sandbox, tools and model are used, and why. The sandbox that is used has a star.
 
+    \b
+    minimax-code doctor --base-url http://127.0.0.1:8000/v1
+
     Exits with 1 where agents can't work: without a sandbox, git, or a model that answers.
     """
     wanted = Wanted(**options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 
 import click
 
@@ -52,6 +53,8 @@ def minimax_code() -> None:
     \b
     minimax-code "Fix the rounding in cart.py"      does a task and shows the change
     minimax-code apply JOB                          brings it to your files
+    minimax-code jobs                               tasks so far, and those that run in the background
+    minimax-code review main..HEAD                  what a change breaks, with proof
     minimax-code doctor                             tells what agents here have to work with
 
     Exits with 0, 1 where something failed, 2 for wrong arguments, 3 where a task isn't done, 130 after Ctrl-C.
@@ -64,6 +67,9 @@ for name, (_, does) in COMMANDS.items():
 
 def main() -> None:
     """Runs the command line; an error is one sentence and exit code 1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a character that a terminal hasn't got ends nothing
     try:
         minimax_code(standalone_mode=False)
     except click.ClickException as error:

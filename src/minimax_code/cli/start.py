@@ -16,12 +16,13 @@ from minimax_code.cli.options import Wanted, work_options
 @click.option("--days", type=click.FloatRange(0, min_open=True), help="How long it may be worked on.")
 @click.option("--checkpoint-hours", type=click.FloatRange(0, min_open=True), help="How often `follow` tells of one.")
 def start(description: str, days: float | None, checkpoint_hours: float | None, **options: Any) -> None:
-    """Start a task in the background and print its job; it goes on when the terminal is closed.
+    """Start a task in the background and print its job.
 
     \b
     minimax-code jobs start "Move the tests to pytest" --check pytest --days 2
 
-    Nobody is asked: what would need a question ends with the state "needs_input".
+    It goes on when the terminal is closed. Nobody is asked: what would need a question ends with the state
+    "needs_input".
     """
     from minimax_code.jobs import Job
 

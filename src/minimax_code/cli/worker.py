@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 def worker(store: str, at_once: int, name: str) -> None:
     """Does sub-tasks of clusters with executor="workers", until it is told to end.
 
+    \b
+    minimax-code worker --store postgresql://me@db.example/jobs --at-once 4
+
     It leases them from the store. If it dies another worker does them; if it is frozen and comes back, what it writes
     then is refused.
     """

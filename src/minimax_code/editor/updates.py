@@ -24,7 +24,7 @@ from acp.schema import PlanEntryStatus, ToolCallLocation, ToolCallStatus, ToolKi
 from minimax_code import events as e
 from minimax_code.errors import WorkspaceError
 from minimax_code.model import ToolCall
-from minimax_code.phrases import line_of, phrase, printable
+from minimax_code.phrases import call_phrase, line_of, phrase, printable
 from minimax_code.work.progress import WORKER
 from minimax_code.work.result import TaskResult
 from minimax_code.workbench.workspace import Workspace
@@ -111,7 +111,7 @@ class Updates:
         return [
             start_tool_call(
                 ours,
-                f"{'' if agent == WORKER else f'{agent}: '}{_title(call, arguments)}",
+                f"{'' if agent == WORKER else f'{agent}: '}{call_phrase(call)}",
                 kind=_KINDS.get(call.name, "other"),
                 status="pending" if waits else "in_progress",
                 locations=self._locations(arguments),
@@ -147,12 +147,6 @@ def _arguments(call: ToolCall) -> Any:
         return json.loads(call.arguments)
     except ValueError:  # a model wrote it
         return call.arguments
-
-
-def _title(call: ToolCall, arguments: Any) -> str:
-    fields = arguments if isinstance(arguments, dict) else {}
-    about = next((str(fields[name]) for name in ("command", "path", "pattern", "task") if name in fields), "")
-    return line_of(f"{call.name} {about}" if about else call.name)
 
 
 def _text(text: str) -> str:

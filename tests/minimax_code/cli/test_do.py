@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import select
 import subprocess
+import termios
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
 
+import pyte
 import pytest
 
 from helpers.agents import call
 from helpers.shop import DONE, FIX, PASS, PLAN, RIGHT, TASK, User
-from minimax_code.testing import ModelServer, ScriptedModel
+from minimax_code.testing import Line, ModelServer, ScriptedModel
 
 
 @pytest.fixture
@@ -26,7 +30,7 @@ def user(tmp_path: Path) -> User:
 def test_a_task_is_done_shown_and_applied_when_the_user_says_so(user: User) -> None:
     ran = user.asks([PLAN, FIX, DONE, PASS], TASK, "--check", "python3 check.py")
     assert (ran.returncode, ran.stderr) == (0, ""), ran
-    assert "worker: write {" in ran.stdout
+    assert "worker: write cart.py" in ran.stdout
     assert "+    return sum(prices)" in ran.stdout
     assert "passed: 0 files created, 1 changed" in ran.stdout
     assert user.git("status", "--short") == ""
@@ -104,16 +108,29 @@ def test_doctor_tells_what_is_used(user: User) -> None:
 
 
 class Terminal:
-    """A program on a terminal of its own, and what it has shown so far."""
+    """A program on a terminal of its own, and what it shows there: all of it, and what would be seen now."""
 
-    def __init__(self, command: list[str], user: User) -> None:
+    def __init__(self, command: list[str], user: User, **environment: str) -> None:
+        self._screen = pyte.Screen(80, 24)
+        self._stream = pyte.ByteStream(self._screen)
         self.master, slave = pty.openpty()
-        environment = {**user.environment, "TERM": "xterm", "LINES": "40"}
+        termios.tcsetwinsize(slave, (24, 80))
+        own = {**user.environment, "TERM": "xterm", **environment}
+        del own["COLUMNS"]
         self.process = subprocess.Popen(
-            command, stdin=slave, stdout=slave, stderr=slave, env=environment, cwd=user.shop
-        )
+            command, stdin=slave, stdout=slave, stderr=slave, env=own, cwd=user.shop, start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        )  # fmt: skip
         os.close(slave)
-        self.shown = ""
+        self.bytes = b""
+
+    @property
+    def shown(self) -> str:
+        return self.bytes.decode(errors="replace")
+
+    @property
+    def seen(self) -> list[str]:
+        return [line.rstrip() for line in self._screen.display]
 
     def wait_for(self, text: str, seconds: float = 60) -> None:
         until = time.monotonic() + seconds
@@ -121,38 +138,64 @@ class Terminal:
             assert time.monotonic() < until, self.shown[-2000:]
             if select.select([self.master], [], [], 0.2)[0]:
                 try:
-                    self.shown += os.read(self.master, 65536).decode(errors="replace")
+                    new = os.read(self.master, 65536)
                 except OSError:  # it has ended
                     assert text in self.shown, self.shown[-2000:]
+                self.bytes += new
+                self._stream.feed(new)
 
     def type(self, text: str) -> None:
         os.write(self.master, text.encode())
 
 
-@pytest.fixture
-def terminal(user: User) -> Iterator[Terminal]:
-    started: list[Terminal] = []
-    script = [PLAN, call("bash", command="echo one"), FIX, DONE, PASS]
+@contextmanager
+def at_terminal(user: User, script: Iterable[Line], *args: str, **environment: str) -> Generator[Terminal, None, None]:
     with ModelServer(ScriptedModel(script)) as server:
-        args = (TASK, "--check", "python3 check.py", "--rule", "ask bash", "--base-url", server.base_url)
-        started.append(Terminal(user.command(*args), user))
-        yield started[0]
-    started[0].process.kill()
-    started[0].process.wait()
-    os.close(started[0].master)
+        command = user.command(TASK, "--check", "python3 check.py", *args, "--base-url", server.base_url)
+        terminal = Terminal(command, user, **environment)
+        yield terminal
+        terminal.process.kill()
+        terminal.process.wait()
+        os.close(terminal.master)
 
 
-def test_on_a_terminal_the_user_sees_the_work_and_is_asked(terminal: Terminal) -> None:
-    terminal.wait_for("worker wants to call bash:")
-    terminal.wait_for("[a]lways")
-    assert "echo one" in terminal.shown
-    assert "allow bash(echo *)" in terminal.shown
-    terminal.type("what?\n")
-    terminal.type("y\n")
-    terminal.wait_for("changes them")
-    for part in ("plan", "Mend total()", "agents", "worker", "tokens", "log", "return sum(prices)", "passed:"):
-        assert part in terminal.shown, part
-    assert terminal.process.wait(timeout=20) == 0
+def test_on_a_terminal_the_user_sees_the_work_and_is_asked(user: User) -> None:
+    plan = "\n".join(f"{i}. Mend total() of {i} {'and so on ' * 10}" for i in range(1, 12))
+    script = [plan, call("bash", command="echo one"), FIX, DONE, PASS]
+    with at_terminal(user, script, "--rule", "ask bash") as terminal:
+        terminal.wait_for("worker wants to call bash:")
+        terminal.wait_for("[a]lways: allow bash(echo *)")
+        assert terminal.seen[:3] == ["", "worker wants to call bash:", "    echo one"], "what changes is put aside"
+        terminal.type("what?\n")
+        terminal.type("y\n")
+        terminal.wait_for("changes them")
+        for part in ("plan", "Mend total()", "agents", "worker", "tokens", "log", "return sum(prices)", "passed:"):
+            assert part in terminal.shown, part
+        assert terminal.process.wait(timeout=20) == 0
+        assert sum("─ log ─" in line for line in terminal.seen) == 1, "nothing is there twice"
+
+
+@pytest.mark.parametrize("at", ["question", "call"])
+def test_ctrl_c_leaves_the_task_in_the_store_and_says_how_to_go_on(user: User, at: str) -> None:
+    script = [PLAN, call("bash", command="sleep 60")]
+    with at_terminal(user, script, "--rule", "ask bash", NO_COLOR="1", PYTHONIOENCODING="latin-1") as terminal:
+        terminal.wait_for("[a]lways")
+        if at == "call":
+            terminal.type("y\n")
+            terminal.wait_for("allowed by the user")
+        terminal.type("\x03")
+        terminal.wait_for("goes on with it")
+        terminal.wait_for("interrupted")
+        assert terminal.process.wait(timeout=20) == 130
+        assert "\x1b[3" not in terminal.shown, "no colours"
+        assert any(line.startswith("+- log ---") for line in terminal.seen), "letters that its encoding has"
+    job = terminal.shown.rsplit("minimax-code jobs resume ", 1)[1].split("`")[0]
+    header, line = user.types("jobs").stdout.splitlines()
+    assert header.split() == ["JOB", "STATE", "PHASE", "DONE", "AGE", "TASK"]
+    assert line.split()[:4] == [job, "crashed_resumable", "work", "15%"] and line.endswith(TASK)
+    [listed] = json.loads(user.types("jobs", "--json").stdout)
+    told = (listed["id"], listed["phase"], listed["progress"], listed["description"])
+    assert told == (job, "work", 15.0, TASK)
 
 
 def test_a_worker_has_another_agent_do_a_part(user: User) -> None:

@@ -28,11 +28,11 @@ from minimax_code.phrases import line_of, phrase
 EVIL = "\x1b]0;owned\x07\x1b[2J[bold]\r"
 
 
-def shown(*events: Event, title: str = "Fix it") -> str:
+def shown(*events: Event, title: str = "Fix it", width: int = 100, height: int = 25) -> str:
     screen = Screen(title, "100 calls")
     for i, event in enumerate(events):
         screen.read(Recorded(seq=i + 1, at=datetime.now(UTC), event=event))
-    console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=100)
+    console = Console(file=io.StringIO(), force_terminal=True, color_system=None, width=width, height=height)
     console.print(screen)
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
@@ -48,8 +48,24 @@ def test_the_screen_tells_plan_agents_log_and_budget() -> None:
     )
     for part in ("✓ look", "● mend", "reads what came of it", "1 calls, 1,200 tokens of 100 calls", "worker: I see."):
         assert part in text, text
-    assert 'worker: bash {"command": "pytest"}' in text
+    assert "worker: bash pytest" in text
     assert "worker: failed: in 2 s" in text
+
+
+@pytest.mark.parametrize(("width", "height"), [(80, 24), (200, 50), (40, 12), (20, 6)])
+def test_it_fits_on_the_terminal_and_shows_what_is_being_done(width: int, height: int) -> None:
+    """However long the plan and many the agents: a line that wraps, or one too many, would be there twice."""
+    steps = tuple(Step(text=f"step {i} {'long ' * 50}", state="done" if i < 20 else "todo") for i in range(40))
+    said = [Told(agent=f"agent {i}", text=f"{i} {'word ' * 50}") for i in range(60)]
+    replied = [ModelReplied(agent=f"agent {i}", reply=Reply(content="")) for i in range(30)]
+    text = shown(PlanChanged(agent="a", steps=steps), *said, *replied, width=width, height=height)
+    lines = text.splitlines()
+    assert len(lines) <= height - 1
+    assert max(map(len, lines)) <= width
+    assert lines[0] == "Fix it" and lines[-1].startswith("30 calls")
+    if height >= 24:
+        assert "step 20" in text and "agent 29" in text and "agent 59: is told: 59" in text
+        assert "plan, 20 of 40 done" in text
 
 
 @pytest.mark.parametrize(
