@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from helpers.agents import bench_of, call, events
+from helpers.tool_server import SERVER
 from minimax_code.agent import run_agent
 from minimax_code.budget import Budget
 from minimax_code.errors import InputError
@@ -16,30 +17,6 @@ from minimax_code.events import AgentStopped, MemoryLog, ToolEnded
 from minimax_code.permissions import Permissions
 from minimax_code.testing import ScriptedModel
 from minimax_code.tools.mcp import McpServer, mcp_tools
-
-SERVER = '''
-import os
-from mcp.server.mcpserver import MCPServer
-
-server = MCPServer("shop")
-
-@server.tool()
-def price(name: str, count: int = 1) -> str:
-    """What things cost."""
-    return f"{name}: {7 * count}"
-
-@server.tool(name="odd.name/1")
-def environment() -> str:
-    """Its environment."""
-    return "\\n".join(os.environ)
-
-@server.tool()
-def fail() -> str:
-    """Fails."""
-    raise ValueError("sold out")
-
-server.run()
-'''
 
 
 @pytest.fixture

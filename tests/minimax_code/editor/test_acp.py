@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,12 +12,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from acp import PROTOCOL_VERSION, RequestError, text_block
-from acp.schema import AllowedOutcome, DeniedOutcome, PermissionOption, RequestPermissionResponse, ToolCallUpdate
+from acp import PROTOCOL_VERSION, RequestError, image_block, resource_block, resource_link_block, text_block
+from acp.schema import (
+    AllowedOutcome,
+    DeniedOutcome,
+    McpServerStdio,
+    PermissionOption,
+    RequestPermissionResponse,
+    TextResourceContents,
+    ToolCallUpdate,
+)
 from acp.stdio import spawn_agent_process
 
 from helpers.agents import call
 from helpers.shop import DONE, FIX, PASS, PLAN, RIGHT, TASK, WRONG, User
+from helpers.tool_server import SERVER
+from minimax_code.editor.server import _text
+from minimax_code.errors import InputError
 from minimax_code.model import Request
 from minimax_code.testing import Line, ModelServer, ScriptedModel
 
@@ -79,7 +92,7 @@ async def opened(
             if new:
                 editor.session = (await agent.new_session(cwd=str(user.shop), mcp_servers=[])).session_id
             yield editor
-        assert process.stderr
+        assert process.stderr and process.returncode == 0, "it ends when its editor does"
         assert await process.stderr.read() == b"", "nothing is said to nobody"
 
 
@@ -174,6 +187,50 @@ def test_what_is_cancelled_can_be_gone_on_with(user: User) -> None:
     editor = asyncio.run(use())
     assert "passed: 0 files created, 1 changed" in editor.text
     assert (user.shop / "cart.py").read_text() == WRONG
+
+
+def test_when_the_editor_goes_away_its_work_can_be_gone_on_with(user: User) -> None:
+    async def use() -> str:
+        async with opened(user, [PLAN, call("bash", command="sleep 60")], *CHECKED) as editor:
+            working = asyncio.create_task(editor.say(TASK))
+            await editor.wait_for("tool_call")
+        with pytest.raises(ConnectionError):
+            await working
+        return editor.session
+
+    session = asyncio.run(use())
+    [listed] = json.loads(user.types("jobs", "--json").stdout)
+    assert (listed["id"], listed["state"]) == (f"{session}-1", "crashed_resumable")
+
+
+def test_servers_of_tools_that_the_editor_names_are_used_and_asked_for(user: User) -> None:
+    (user.root / "server.py").write_text(SERVER)
+    server = McpServerStdio(name="my shop", command=sys.executable, args=[str(user.root / "server.py")], env=[])
+    script = [PLAN, call("mcp__my-shop__price", name="pen"), FIX, DONE, PASS]
+
+    async def use() -> Editor:
+        async with opened(user, script, *CHECKED, answers=["allow_once", "reject_once"], new=False) as editor:
+            editor.session = (await editor.agent.new_session(cwd=str(user.shop), mcp_servers=[server])).session_id
+            await editor.say(TASK)
+        return editor
+
+    editor = asyncio.run(use())
+    assert editor.asked[0][0].title == 'worker wants to call mcp__my-shop__price: {"name": "pen"}'
+    assert editor.of("tool_call_update")[1].content[0].content.text == "pen: 7"
+
+
+def test_a_prompt_is_text_and_what_it_mentions(tmp_path: Path) -> None:
+    shown = TextResourceContents(uri=f"file://{tmp_path}/cart.py#L1:2", text="def total")
+    prompt = [
+        text_block("Mend "),
+        resource_link_block("cart.py", f"file://{tmp_path}/my%20cart.py"),
+        resource_block(shown),
+        resource_link_block("a page", "https://example.com/cart"),
+    ]
+    said = "Mend `my cart.py`\n\n`cart.py (L1:2)`:\n\n```\ndef total\n```\n\n`https://example.com/cart`"
+    assert _text(prompt, tmp_path) == said
+    with pytest.raises(InputError, match="^prompt: has a part of kind image"):
+        _text([image_block("", "image/png")], tmp_path)
 
 
 def test_a_later_prompt_knows_the_earlier_ones(user: User) -> None:

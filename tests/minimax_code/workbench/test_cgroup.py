@@ -16,9 +16,7 @@ from minimax_code.workbench import cgroup, running
 from minimax_code.workbench.sandbox import find_sandbox
 
 
-def test_nobody_runs_without_the_limit_of_a_group_that_is_gone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nobody_runs_without_the_limit_of_a_group_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     @contextmanager
     def gone(most: int) -> Generator[Path, None, None]:
         yield tmp_path / "gone"
