@@ -31,13 +31,20 @@ class Phase:
         return self.future.done()
 
     @property
+    def can_go_on(self) -> bool:
+        """Whether nobody works on it and the project doesn't have its files."""
+        if not self.is_complete:
+            return False
+        return self.future.cancelled() or self.future.exception() is not None or not self.is_merged
+
+    @property
     def result(self) -> TaskResult:
         """What came of it; waits for its end.
 
         Raises:
             CodeError: what ended the work before there was a result.
         """
-        return _result(self.future.result())
+        return result_of(self.future.result())
 
     @property
     def success(self) -> bool:
@@ -117,9 +124,10 @@ class Phases:
 
     def checks_since(self, phase: str) -> list[Check]:
         """Of what was merged since a phase began, and so is not part of what it stands on."""
-        contracts = [_result(ended).contract for ended in self.merged[self._known[phase] :]]
+        contracts = [result_of(ended).contract for ended in self.merged[self._known[phase] :]]
         return [check for contract in contracts if contract for check in contract.checks]
 
 
-def _result(ended: PhaseEnded) -> TaskResult:
+def result_of(ended: PhaseEnded) -> TaskResult:
+    """What came of its task."""
     return TaskResult.model_validate(ended.result, strict=False)

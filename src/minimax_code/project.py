@@ -24,7 +24,7 @@ from minimax_code.jobs.launch import root_of
 from minimax_code.jobs.worker import LEASE_S, Assignment, work_on
 from minimax_code.loop import Loop
 from minimax_code.merge import MergeQueue
-from minimax_code.phase import Phase, Phases
+from minimax_code.phase import Phase, Phases, result_of
 from minimax_code.store import Store
 from minimax_code.work.agent import Agent
 from minimax_code.work.checks import complaints, run_checks
@@ -140,7 +140,7 @@ class Project:
         given = task if isinstance(task, Task) else Task(description=task)
         if phase := self.phases.get(phase_name):
             self._same(phase_name, agent, given, after)
-            if phase.is_complete and not phase.is_merged:
+            if phase.can_go_on:
                 phase = self._start(phase_name)
         else:
             needed = (list(self.phases) if self.workflow == "sequential" else []) if after is None else list(after)
@@ -235,11 +235,13 @@ class Project:
         began = await self._begin(name)
         result, place = await self._do(task, await self._lay(began.tree, began.job), began.job)
         ended = PhaseEnded(phase=name, job=began.job, tree=began.tree, result=result.model_dump(mode="json"))
-        if not result.is_final:  # so that it can be gone on with
+        if not result.is_final:  # what is not written down can be gone on with
             return ended
         async with self._queue.turn:
             if result.contract and not result.contract.unmet(result.receipts, result.tree):
                 ended = await self._merge(task, ended, result, place)
+            if not result_of(ended).is_final:
+                return ended
             await self._write(ended)
             if ended.merged:
                 await self._queue.take(ended.tree)
@@ -287,10 +289,12 @@ class Project:
         bring = Task(description=text, checks=[*dict.fromkeys(checks)], agent=task.agent)
         job = f"{ended.job}-{merged.tree[:8]}"
         together, place = await self._do(bring, await self._lay(merged.tree, job), job)
+        told_of = together.model_dump(mode="json")
         if together.success:
             self._queue.see(await Workspace.open(place))  # it began with the merged files, and nobody else had a turn
-            told_of = together.model_dump(mode="json")
             return ended.model_copy(update={"tree": together.tree, "merged": True, "result": told_of})
+        if not together.is_final:
+            return ended.model_copy(update={"result": told_of})
         failed = result.model_copy(update={"state": "partial", "issues": (*result.issues, issue)})
         return ended.model_copy(update={"result": failed.model_dump(mode="json"), "conflicts": merged.conflicts})
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 from collections.abc import Callable, Generator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from helpers.dying import dying_workers
 from minimax_code.client import MiniMaxCode
-from minimax_code.errors import InputError, LeaseError
+from minimax_code.errors import InputError, LeaseError, ModelError
 from minimax_code.events import PhaseEnded
 from minimax_code.model import Request, ToolCall
 from minimax_code.project import Project, Workflow
@@ -22,6 +23,7 @@ from minimax_code.work.task import Task
 
 ADA = Agent(name="Ada", role="Engineer")
 BOB = Agent(name="Bob", role="Tester")
+is_down = threading.Event()
 Make = Callable[..., Project]
 Start = Callable[[], MiniMaxCode]
 
@@ -32,6 +34,8 @@ def write(path: str, content: str) -> ToolCall:
 
 def answer(request: Request) -> str | ToolCall:
     """Does what the task says: `write PATH TEXT`; conflicts are resolved as the task wants them."""
+    if is_down.is_set():
+        raise ModelError("it is down")
     system, asked = request.messages[0].content, request.messages[1].content
     if "You plan" in system:
         return "1. Write the file"
@@ -195,6 +199,17 @@ def test_a_phase_that_was_not_merged_is_done_again_when_it_is_executed_again(sta
     assert project.execute_phase("Go", BOB, Task(description="write go on", checks=[has("go", "on")])).success
     assert project.execute_phase("B", ADA, flag).is_merged
     assert project.phases["B"].job == f"{project.id}-3"
+
+
+def test_a_phase_goes_on_when_its_server_is_there_again(start: Start) -> None:
+    project = start().create_project("Shop", "A shop", [ADA, BOB])
+    task = Task(description="write b one", checks=[has("b", "one")])
+    is_down.set()
+    assert project.execute_phase("B", ADA, task).result.state == "crashed_resumable"
+    assert project.execute_phase("B", ADA, task).result.state == "crashed_resumable"
+    is_down.clear()
+    assert project.execute_phase("B", ADA, task).success
+    assert project.phases["B"].job == f"{project.id}-1"
 
 
 def test_it_is_brought_to_the_folder_when_the_user_says_so(make: Make, tmp_path: Path) -> None:
