@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -28,6 +29,7 @@ from minimax_code.work.progress import Progress
 from minimax_code.work.result import TaskResult
 from minimax_code.work.strategy import Wanted, check_strategy
 from minimax_code.work.task import Task
+from minimax_code.workbench.interpreter import python_of
 
 Mode = Literal["autonomous", "interactive"]
 
@@ -54,6 +56,7 @@ class MiniMaxCode:
         context_tokens: the model's window, for a server that doesn't say.
         strategy: "agent": the model drives a loop of tool calls; "pipeline": our code drives, and a small model fills
             in; "auto": what a calibration of the model says, made when it is first used and kept.
+        python: the interpreter that has what the folder's code needs; by default that of its `.venv`, or this one.
 
     Raises:
         InputError: an argument can't be used.
@@ -74,6 +77,7 @@ class MiniMaxCode:
         price: Price | None = None,
         context_tokens: int | None = None,
         strategy: Wanted = "auto",
+        python: str | Path | None = None,
     ) -> None:
         if mode not in get_args(Mode) or (mode == "interactive") != (ask is not None):
             raise InputError("mode", f"{mode!r} can't be used; it is 'interactive' with `ask`, and else 'autonomous'")
@@ -84,6 +88,8 @@ class MiniMaxCode:
         self._api_key, self._rules, self._price, self._strategy = api_key, tuple(rules), price, strategy
         self._ask, self._servers = asker_of(ask) if ask else None, servers_of(mcp)
         Permissions.of(*self._rules)  # what is no rule is refused now
+        own = python_of(self._folder, None if python is None else str(python))
+        self._python = None if own == sys.executable else own  # which another version of us may not have
         self._address: dict[str, Any] = {"base_url": base_url, "model": model, "context_tokens": context_tokens}
         self._model = ServerModel(base_url, api_key, model, context_tokens=context_tokens)
         self._store = Store(store or os.environ.get(STORE) or default_url())
@@ -180,6 +186,7 @@ class MiniMaxCode:
         where = None if folder is None else str(folder)
         return JobSpec.of(
             task, folder=where, rules=self._rules, servers=self._servers, price=self._price, strategy=self._strategy,
+            python=self._python,
             **self._address,
         )  # fmt: skip
 

@@ -161,10 +161,16 @@ class AgentStopped(Event):
 
 
 class TaskBegan(Event):
-    """A task is taken up: as it was given, and the tree of the user's files as they were."""
+    """A task is taken up: as it was given, and the tree of the user's files as they were.
+
+    Attributes:
+        sandbox, python: in which its code runs, and with which interpreter.
+    """
 
     task: dict[str, Any]
     base: str
+    sandbox: str = ""
+    python: str = ""
 
 
 class StrategyChosen(Event):

@@ -31,6 +31,7 @@ _LIMITS = (
     click.option("--forbid", "forbidden", multiple=True, help="A path or pattern that may not be changed."),
     click.option("--min-coverage", type=click.FloatRange(0, 100), help="Percent of the changed lines."),
     click.option("--rule", "rules", multiple=True, help="A permission, as in 'allow bash(pytest *)'."),
+    click.option("--python", help="The interpreter that has what the code needs.  [default: the folder's .venv]"),
     click.option("--strategy", type=click.Choice(["auto", "agent", "pipeline"]), default="auto", show_default=True,
                  help="A loop of tool calls, or a fixed pipeline for small models; auto: what a calibration says."),
 )  # fmt: skip
@@ -75,6 +76,7 @@ class Wanted:
     min_coverage: float | None = None
     rules: tuple[str, ...] = ()
     strategy: Literal["auto", "agent", "pipeline"] = "auto"
+    python: str | None = None
     base_url: str | None = None
     model: str | None = None
     context_tokens: int | None = None
@@ -123,6 +125,7 @@ class Wanted:
             servers=self.settings.servers if servers is None else servers,
             price=self.settings.price,
             strategy=self.strategy,
+            python=self.interpreter,
             **self.address,
         )
 
@@ -137,6 +140,17 @@ class Wanted:
         from minimax_code.remote import ServerModel
 
         return ServerModel(**self.address)
+
+    @property
+    def interpreter(self) -> str | None:
+        """Of the option, as a path.
+
+        Raises:
+            InputError: it is none.
+        """
+        from minimax_code.workbench.interpreter import python_of
+
+        return python_of(None, self.python) if self.python else None
 
     @property
     def all_rules(self) -> tuple[str, ...]:

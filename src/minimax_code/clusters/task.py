@@ -14,6 +14,7 @@ from minimax_code.work.agent import Agent
 from minimax_code.work.execute import execute
 from minimax_code.work.result import TaskResult
 from minimax_code.work.task import Task
+from minimax_code.workbench.interpreter import python_of
 
 
 async def do_task(errand: Errand) -> Outcome:
@@ -40,6 +41,7 @@ async def do_task(errand: Errand) -> Outcome:
                 log=MemoryLog(),
                 strategy=agent.strategy,
                 calibrations=default_cache(),
+                python=python_of(Path(errand.folder) if errand.folder else None),
             )
         finally:
             await model.close()

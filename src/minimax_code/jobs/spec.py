@@ -53,7 +53,7 @@ class JobSpec(Record):
         folder: the user's, which is copied; None to begin with nothing.
         base_url, model, context_tokens: as of `ServerModel`; the key is given to workers in their environment.
         rules: permissions, as `Permissions` reads them.
-        strategy: as `execute` takes it.
+        strategy, python: as `execute` takes them.
         servers: of tools, which each worker starts anew.
         checkpoint_hours: how often a checkpoint is marked.
     """
@@ -65,6 +65,7 @@ class JobSpec(Record):
     context_tokens: int | None = None
     rules: tuple[str, ...] = ()
     strategy: Wanted = "auto"
+    python: str | None = None
     servers: tuple[JobServer, ...] = ()
     price: Price | None = None
     checkpoint_hours: float | None = None

@@ -69,4 +69,5 @@ async def do_task(
             tools=own if tools is None else tools,
             strategy=spec.strategy,
             calibrations=default_cache(),
+            python=spec.python,
         )

@@ -22,6 +22,7 @@ from minimax_code.skills.effort import Effort
 from minimax_code.workbench.bench import Workbench
 from minimax_code.workbench.coverage import ChangedLines
 from minimax_code.workbench.files import CodeFile, read_inside
+from minimax_code.workbench.interpreter import python_of
 from minimax_code.workbench.sandbox import Sandbox, find_sandbox
 
 
@@ -52,7 +53,7 @@ async def review_range(
     """
     base, head = split_range(commits)
     repository = Repository(folder)
-    python = python or python_of(folder)
+    python = python_of(folder, python)
     return await review_commits(
         repository, base, head, config, model=model, effort=effort, sandbox=sandbox, python=python
     )
@@ -74,8 +75,8 @@ async def review_commits(
     model = None if config.facts_only else model
     head = await repository.commit(head)
     base = await repository.merge_base(await repository.commit(base), head)
-    sandbox = sandbox or find_sandbox(readable=_environment_of(python))
     python = python or sys.executable
+    sandbox = sandbox or find_sandbox(python=python)
     asked = effort or (await _known(model) if model else Effort())
     if config.documents:
         _check_reader(config.documents, model, asked)
@@ -140,17 +141,6 @@ def _document(name: str, base: Workbench) -> CodeFile:
     except WorkspaceError as error:
         raise InputError("config.standards", f"{name} is no file that the base of the change has") from error
     return CodeFile(name, content.decode(errors="replace"))
-
-
-def python_of(folder: Path) -> str | None:
-    """The interpreter of a project's own environment, where it has one."""
-    own = folder / ".venv" / "bin" / "python"
-    return str(own.absolute()) if own.exists() else None
-
-
-def _environment_of(python: str | None) -> tuple[Path, ...]:
-    """What the sandbox has to show so that an interpreter finds its packages, and itself."""
-    return (Path(python).parents[1], Path(python).resolve().parents[1]) if python else ()
 
 
 def _uncovered(coverage: ChangedLines | None) -> dict[str, tuple[int, ...]]:

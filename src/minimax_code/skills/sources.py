@@ -62,7 +62,9 @@ async def localise(bench: Workbench, problem: str) -> list[str]:
 def _sources(bench: Workbench) -> list[str]:
     words = (".md", ".txt", ".json", ".toml", ".yaml")
     endings = tuple(f".{ending}" for ending in EXTENSIONS.values())
-    return [path for path in source_paths(bench.workspace.path) if path.endswith(endings) and not path.endswith(words)]
+    paths = source_paths(bench.workspace.path)
+    # A model can't write a name that isn't printable, such as one that is no UTF-8.
+    return [path for path in paths if path.isprintable() and path.endswith(endings) and not path.endswith(words)]
 
 
 async def that_fit(model: Model, bench: Workbench, paths: Iterable[str]) -> tuple[list[CodeFile], list[str]]:

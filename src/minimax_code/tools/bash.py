@@ -39,6 +39,7 @@ class Bash(Typed[BashArguments]):
             ("bash", "-c", arguments.command),
             folder=place.bench.workspace.path,
             writable=self._writable,
+            env=place.bench.variables,
             limits=Limits(seconds=float(arguments.seconds)),
         )
         receipt = Receipt(

@@ -34,6 +34,7 @@ from minimax_code.work.task import Task
 from minimax_code.work.verifier import VERIFIER, Work, verify
 from minimax_code.work.worker import brief, work
 from minimax_code.workbench.bench import Workbench
+from minimax_code.workbench.interpreter import python_of
 from minimax_code.workbench.sandbox import Sandbox, find_sandbox
 from minimax_code.workbench.workspace import Workspace
 
@@ -57,6 +58,7 @@ async def execute(
     rounds: int = ROUNDS,
     strategy: Wanted = "auto",
     calibrations: Path | None = None,
+    python: str | None = None,
 ) -> TaskResult:
     """Does a task on a copy of a folder, which itself stays as it is.
 
@@ -71,6 +73,7 @@ async def execute(
         verifier: a model for the verification; the same one if None.
         strategy: "auto": that of the model's calibration; a task that has one keeps it.
         calibrations: the folder in which those of models are kept; None keeps none.
+        python: the interpreter that has what the folder's code needs; by default that of its `.venv`, or this one.
 
     Raises:
         InputError: the task has limits that can't be held, or another strategy already.
@@ -86,11 +89,12 @@ async def execute(
         there = f"the task is worked on by {progress.strategy}" if progress.strategy else ", ".join(STRATEGIES)
         raise InputError("strategy", f"{strategy!r} can't be used; {there}")
     own = _budget(task, log, budget, price)
+    python = python_of(folder, python)
     workspace = await _workspace(progress, folder, place)
     run = _Execution(
         task=task,
         model=model,
-        bench=Workbench(workspace, sandbox or find_sandbox()),
+        bench=Workbench(workspace, sandbox or find_sandbox(python=python), python=python),
         log=log,
         budget=own,
         price=price,
@@ -136,7 +140,8 @@ class _Execution:
         match progress.phase:
             case "begin":
                 tree = await self.bench.workspace.snapshot()
-                await self.log.append(TaskBegan(task=self.task.model_dump(mode="json"), base=tree))
+                task, sandbox = self.task.model_dump(mode="json"), self.bench.sandbox.name
+                await self.log.append(TaskBegan(task=task, base=tree, sandbox=sandbox, python=self.bench.python))
             case "strategy":
                 chosen = await choose(self.strategy, model=self._metered(CALIBRATOR), cache=self.calibrations)
                 await self.log.append(chosen)

@@ -48,6 +48,15 @@ class Workbench:
         self.sandbox = sandbox
         self.python = python
 
+    @property
+    def variables(self) -> dict[str, str]:
+        """What commands find in the environment: where the packages of a project with a folder `src` are.
+
+        People install such a project to test it; here that would be another copy of it.
+        """
+        sources = self.workspace.path / "src"
+        return {"PYTHONPATH": str(sources)} if sources.is_dir() and not (sources / "__init__.py").exists() else {}
+
     async def run(
         self,
         command: Sequence[str],
@@ -64,6 +73,7 @@ class Workbench:
             SandboxError: the sandbox can't be started.
         """
         tree = await self.workspace.snapshot()
+        env = {**self.variables, **(env or {})}
         ran = await self.sandbox.run(
             command, folder=self.workspace.path, writable=writable, limits=limits, env=env, stdin=stdin
         )

@@ -37,7 +37,7 @@ class Bubblewrap(Sandbox):
         if program is None:
             raise SandboxError("bwrap isn't there")
         seen = [word for path in (*visible(), *self.readable) for word in _bind(path)]
-        variables = [word for item in environment("/tmp", env).items() for word in ("--setenv", *item)]
+        variables = [word for item in environment("/tmp", self.python, env).items() for word in ("--setenv", *item)]
         in_memory = ("--size", str(limits.memory_bytes // 4), "--tmpfs")
         with status_pipe() as (status, told), memory_file("seccomp", seccomp.in_namespaces()) as rules:
             argv = [

@@ -15,6 +15,7 @@ from pathlib import Path
 from minimax_code.errors import SandboxError
 from minimax_code.record import Record
 from minimax_code.workbench import seccomp
+from minimax_code.workbench.interpreter import shown_for
 from minimax_code.workbench.running import CLEAN, Launch, Limits, Stopped, supervise
 
 _SYSTEM = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store")
@@ -52,14 +53,17 @@ class Sandbox(ABC):
     a folder that ends with it, and when it ends everything that it has started ends too.
 
     Args:
-        readable: what commands may read besides, such as the environment in which a project's dependencies are.
+        readable: what commands may read besides.
+        python: the interpreter that commands call `python`; they may read its packages too.
     """
 
     name: str
     """As receipts call it."""
 
-    def __init__(self, readable: Sequence[Path] = ()) -> None:
-        self.readable = tuple(path.resolve() for path in readable)
+    def __init__(self, readable: Sequence[Path] = (), *, python: str = sys.executable) -> None:
+        shown = shown_for(python) if python != sys.executable else ()
+        self.readable = (*shown, *(path.resolve() for path in readable))
+        self.python = python
 
     def problem(self) -> str | None:
         """Why it doesn't work here, found out by running a command that does nothing; None where it works."""
@@ -147,10 +151,11 @@ def visible() -> Iterator[Path]:
             yield path
 
 
-def environment(home: str, env: Mapping[str, str]) -> dict[str, str]:
+def environment(home: str, python: str, env: Mapping[str, str]) -> dict[str, str]:
     """What a command finds there: nothing of our own, for there may be keys in it."""
+    programs = dict.fromkeys((os.path.dirname(python), f"{sys.prefix}/bin"))
     return {
-        "PATH": os.pathsep.join([f"{sys.prefix}/bin", "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"]),
+        "PATH": os.pathsep.join([*programs, "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin", "/sbin"]),
         "HOME": home,
         "TMPDIR": home,
         "LANG": "C.UTF-8",

@@ -16,6 +16,7 @@ _SAFE = (
     "core.fsmonitor=false", "core.hooksPath=/dev/null", "core.protectHFS=true", "core.protectNTFS=true",
     "core.quotePath=true", "gc.auto=0", "maintenance.auto=false", "protocol.allow=never",
     "core.fsync=loose-object", "core.fsyncMethod=batch",  # a tree that an event names is as safe as the event
+    "core.bigFileThreshold=1024g",  # git makes packs of larger files, and can't in a batch
 )  # fmt: skip
 
 

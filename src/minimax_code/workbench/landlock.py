@@ -41,7 +41,7 @@ class Launcher(Sandbox):
             spec = {
                 "command": list(command),
                 "folder": str(folder),
-                "env": environment(str(own), env),
+                "env": environment(str(own), self.python, env),
                 "status": told,
                 "tasks": limits.processes * THREADS if os.geteuid() else None,
                 "rules": self._rules(folder, own, writable),
@@ -100,8 +100,8 @@ class Landlock(Launcher):
 
     name = "landlock"
 
-    def __init__(self, readable: Sequence[Path] = (), abi: int | None = None) -> None:
-        super().__init__(readable)
+    def __init__(self, readable: Sequence[Path] = (), abi: int | None = None, *, python: str = sys.executable) -> None:
+        super().__init__(readable, python=python)
         self.abi = confine.abi() if abi is None else abi
 
     def _rules(self, folder: Path, own: Path, writable: bool) -> dict[str, Any]:

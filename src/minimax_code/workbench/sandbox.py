@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -44,11 +45,12 @@ class Probe(Record):
     remedy: str = ""
 
 
-def find_sandbox(name: str | None = None, readable: Sequence[Path] = ()) -> Sandbox:
+def find_sandbox(name: str | None = None, readable: Sequence[Path] = (), *, python: str = sys.executable) -> Sandbox:
     """The sandbox of that name, or the best that works here.
 
     Args:
         readable: what commands may read besides the system and this Python.
+        python: the interpreter that commands call `python`, with its packages.
 
     Raises:
         SandboxError: it can't be had. Nothing is then run without one.
@@ -57,7 +59,7 @@ def find_sandbox(name: str | None = None, readable: Sequence[Path] = ()) -> Sand
         raise SandboxError(f"there is no sandbox {name!r}; there are {', '.join(_SANDBOXES)}")
     problems = []
     for one in [name] if name else [one for one in _SANDBOXES if one != "none"]:
-        sandbox = _SANDBOXES[one](readable)
+        sandbox = _SANDBOXES[one](readable, python=python)
         problem = sandbox.problem()
         if problem is None:
             return sandbox

@@ -41,6 +41,7 @@ _ENV = {
     "PYTHONDONTWRITEBYTECODE": "1", "PYTHONHASHSEED": "0", "CI": "1",
     "GOCACHE": "/tmp/go-cache", "GOPROXY": "off", "GOFLAGS": "-count=1",
 }  # fmt: skip
+_NONE = "no tests were found"
 _WORST = {"passed": 0, "skipped": 1, "failed": 2, "error": 3}
 _BUILD_FAILED = re.compile(r"^FAIL\t(\S+) \[(.+)\]$")
 
@@ -133,12 +134,14 @@ async def run_tests(
     secret = secrets.token_hex(32).encode()
     command, shown = _command(suite, python, paths, covered, fail_fast)
     ran = await sandbox.run(
-        command, folder=folder, limits=limits or Limits(), env={**_ENV, **_sources(folder), **(env or {})}, stdin=secret
+        command, folder=folder, limits=limits or Limits(), env={**_ENV, **(env or {})}, stdin=secret
     )
     read = _go_records(ran.output) if suite == "go" else _sealed_records(ran.output, secret)
     records, output = read
     cases = _merged(record for record in records if record["kind"] == "case")
     problem = _problem(records, cases, ran.exit_code, fail_fast)
+    if problem.startswith(_NONE) and suite == "python":
+        problem += _why_none(records, output, python)
     summary = ", ".join([f"{len(cases)} tests", *([problem] if problem else [])])
     receipt = Receipt(
         command=shown, tree=tree, exit_code=ran.exit_code, seconds=ran.seconds, sandbox=ran.sandbox,
@@ -151,12 +154,6 @@ async def run_tests(
         suite=suite, cases=cases, receipt=receipt, output=output, problem=problem,
         lines=_lines(records), unmeasured="".join(reasons),
     )  # fmt: skip
-
-
-def _sources(folder: Path) -> dict[str, str]:
-    """Where Python finds a project's own packages; else tests would run what is installed under their names."""
-    inside = folder / "src"
-    return {"PYTHONPATH": str(inside)} if inside.is_dir() and not (inside / "__init__.py").exists() else {}
 
 
 def _command(
@@ -262,12 +259,16 @@ def _problem(
     if end["planned"] is not None and len(cases) < end["planned"] and not (fail_fast and bad):
         return f"{end['planned'] - len(cases)} of {end['planned']} tests were not run"
     if exit_code and not bad:
-        return (
-            f"it ended with {exit_code}, and no test says why"
-            if cases
-            else f"no tests were found (it ended with {exit_code})"
-        )
+        return f"it ended with {exit_code}, and no test says why" if cases else f"{_NONE} (it ended with {exit_code})"
     return ""
+
+
+def _why_none(records: Sequence[Mapping[str, Any]], output: str, python: str) -> str:
+    """What there is to know of a Python that found no tests."""
+    if records[-1].get("runner") == "unittest":
+        return f" by unittest; {python} has no pytest"
+    said = next((line for line in output.splitlines() if "error: " in line.lower() and "usage: " not in line), "")
+    return f": {said[:300]}" if said else ""
 
 
 def _lines(records: Sequence[Mapping[str, Any]]) -> dict[str, FileLines]:

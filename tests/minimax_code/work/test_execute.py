@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import venv
+
 import pytest
 
 from minimax_code.budget import Price
 from minimax_code.errors import InputError, ModelError
-from minimax_code.events import MemoryLog
+from minimax_code.events import MemoryLog, TaskBegan
 from minimax_code.model import Request, ToolCall
 from minimax_code.permissions import Permissions
+from minimax_code.testing import ScriptedModel
 from minimax_code.work.agent import Agent
+from minimax_code.work.survey import survey
+from minimax_code.workbench.sandbox import find_sandbox
 
 from .conftest import DONE, PASS, PLAN, Breaking, DiedError, Shop, call, fix, last, task, write
 
@@ -149,3 +155,28 @@ def test_the_agent_s_role_is_told_and_a_repository_s_text_permits_nothing(shop: 
     assert (result.state, result.deliverables) == ("failed", ())
     system = shop.model.requests[1].messages[0].content
     assert "You are Ada, the Backend Engineer of a team. You know about Python." in system
+
+
+def test_code_runs_with_what_its_project_has_installed(shop: Shop) -> None:
+    venv.create(shop.folder / ".venv", symlinks=True)
+    [packages] = shop.folder.glob(".venv/lib/python*/site-packages")
+    (packages / "needed.py").write_text("ANSWER = 3\n")
+    shop.lay(
+        {
+            ".gitignore": ".venv\n",
+            "check.py": "import needed\nfrom cart import total\n\nassert total([1, 2]) == needed.ANSWER\n",
+        }
+    )
+    log = MemoryLog()
+    result = shop.run(task(), [PLAN, call("bash", command="python -c 'import needed'"), fix(), DONE, PASS], log=log)
+    assert result.success, result
+    assert result.files_changed == ("cart.py",)
+    began = next(one.event for one in log.recorded if isinstance(one.event, TaskBegan))
+    assert (began.sandbox, began.python) == (find_sandbox().name, str(shop.folder / ".venv" / "bin" / "python"))
+
+
+def test_names_that_are_no_text_disturb_nobody(shop: Shop) -> None:
+    (shop.folder / os.fsdecode(b"caf\xe9.py")).write_text("x = 1\n")
+    code = "```python cart.py\ndef total(prices):\n    return sum(prices)\n```"
+    assert shop.run(task(), [code], strategy="pipeline", verifier=ScriptedModel([PASS])).success
+    assert "- caf\\xe9.py" in survey(shop.folder, 1000)

@@ -180,3 +180,11 @@ def test_symbols_of_a_file(tmp_path: Path) -> None:
         return [(one.name, one.kind, one.line, one.end_line) for one in bench.symbols("sums.py")]
 
     assert on_bench(tmp_path, {"sums.py": SUMS}, work) == [("sign", "function", 1, 4), ("twice", "function", 7, 8)]
+
+
+def test_commands_find_packages_in_src(tmp_path: Path) -> None:
+    async def work(bench: Workbench) -> None:
+        ran = await bench.run(["python3", "-c", "import shop; print(shop.PRICE)"])
+        assert ran.output == "2\n"
+
+    on_bench(tmp_path, {"src/shop.py": "PRICE = 2\n"}, work)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import venv
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -204,3 +205,35 @@ def test_suites_are_known_by_their_files(tmp_path: Path) -> None:
         False,
         False,
     ]
+
+
+def test_why_nothing_was_run(tmp_path: Path) -> None:
+    """Settings for a plugin that isn't there stop many a project's tests."""
+    (tmp_path / "test_one.py").write_text("def test_one():\n    pass\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --cov-nothing=x\n")
+    ran = run(tmp_path)
+    assert ran.problem.startswith("no tests were found (it ended with 4): ")
+    assert "unrecognized arguments: --cov-nothing=x" in ran.problem
+    assert "unrecognized arguments: --cov-nothing=x" in ran.receipt.checked
+
+
+def test_a_python_without_pytest_is_named(tmp_path: Path) -> None:
+    venv.create(tmp_path / "bare", symlinks=True)
+    python = str(tmp_path / "bare" / "bin" / "python")
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_one.py").write_text("def test_one():\n    pass\n")
+    sandbox = find_sandbox(python=python)
+    ran = asyncio.run(run_tests(sandbox, tmp_path / "tests", "python", python=python, env=_QUICK))
+    assert ran.problem.endswith(f"by unittest; {python} has no pytest"), ran.problem
+
+
+def test_packages_in_src_need_no_installation(tmp_path: Path) -> None:
+    (tmp_path / "src" / "shop").mkdir(parents=True)
+    (tmp_path / "src" / "shop" / "__init__.py").write_text("PRICE = 2\n")
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_shop.py").write_text(
+        "import subprocess, sys\n\nimport shop\n\n\ndef test_shop():\n    assert shop.PRICE == 2\n"
+        "    subprocess.run([sys.executable, '-c', 'import shop'], cwd='/tmp', check=True)\n"
+    )
+    (tmp_path / "src" / "sitecustomize.py").write_text("import sys\nsys.stdin.buffer.read()\n")
+    assert outcomes(run(tmp_path)) == {"test_shop": "passed"}, "the runner had its secret before"

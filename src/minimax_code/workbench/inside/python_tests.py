@@ -200,9 +200,21 @@ def run_unittest(tell: Tell, lines: Lines, args: list[str]) -> tuple[int, int]:
     return int(not ran.wasSuccessful() or not runner.planned), runner.planned
 
 
+def find_sources() -> None:
+    """A project's own packages come before what is installed under their names.
+
+    Not as a variable that Python has from the start: then a `sitecustomize.py` among them would run before us.
+    """
+    if os.path.isdir("src") and not os.path.exists("src/__init__.py"):
+        sys.path.insert(1, os.path.abspath("src"))
+        others = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = os.pathsep.join([sys.path[1], *([others] if others else [])])
+
+
 def main() -> None:
     """Runs the tests; the exit status is theirs."""
     tell = sealed()
+    find_sources()
     covered, *args = sys.argv[1:]
     lines = Lines(json.loads(covered), tell)
     run = run_pytest if importlib.util.find_spec("pytest") else run_unittest
