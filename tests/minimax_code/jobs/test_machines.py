@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import threading
 from collections.abc import Generator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from helpers.live_server import eventually
 from helpers.memoryless import MemorylessModel
 from minimax_code.errors import CodeError, LeaseError, ModelError, WorkspaceError
 from minimax_code.jobs import Job, JobSpec, carried
@@ -17,6 +19,7 @@ from minimax_code.jobs.task import do_task
 from minimax_code.jobs.worker import work_on
 from minimax_code.model import Reply, Request
 from minimax_code.store import Store
+from minimax_code.testing import ModelServer
 from minimax_code.work.task import Task
 
 
@@ -124,4 +127,46 @@ def test_a_machine_that_was_frozen_keeps_no_files(store_url: str) -> None:
     with pytest.raises(LeaseError, match="was taken by another worker"):
         asyncio.run(packs.add("t2", b"late"))
     assert asyncio.run(other.read()) == [b"pack"]
+    store.close()
+
+
+class WaitingModel(MemorylessModel):
+    """Waits before its third answer, when the first call of a tool has ended."""
+
+    def __init__(self) -> None:
+        self.num_asked, self.may_answer = 0, threading.Event()
+
+    async def reply(self, request: Request) -> Reply:
+        self.num_asked += 1
+        if self.num_asked == 3:
+            assert self.may_answer.wait(60)
+        return await super().reply(request)
+
+
+@in_postgresql
+def test_jobs_are_resumed_elsewhere_as_users_do(
+    store_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers are processes, and the platform's data folder is another one on each machine."""
+    model = WaitingModel()
+    (source := tmp_path / "source").mkdir()
+    (source / "notes.txt").write_text("one\n")
+    store = Store(store_url)
+    with ModelServer(model) as server:
+        task = Task(description="Write notes", checks=["grep -qx two notes.txt"])
+        monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "a"))
+        spec = JobSpec.of(task, folder=str(source), base_url=server.base_url, model=model.name)
+        job = Job.start(store, spec)
+        assert eventually(lambda: model.num_asked == 3, within_s=60)
+        job.pause()
+        model.may_answer.set()
+        assert eventually(lambda: job.get_status().state == "paused", within_s=60)
+        shutil.rmtree(tmp_path / "a")
+        shutil.rmtree(source)
+        monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "b"))
+        job.resume()
+        assert eventually(lambda: job.is_complete, within_s=60)
+    result = job.get_results()
+    assert (result.success, result.files_changed) == (True, ("notes.txt",)), result
+    assert (tmp_path / "b" / "minimax-code" / "jobs" / job.id).is_dir()
     store.close()
