@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -26,16 +27,16 @@ class RateLimit:
 
 
 class Pacer:
-    """Says when each request may go. For threads and for asyncio."""
+    """Says when each request may go, by the clock `now`. For threads and for asyncio."""
 
-    def __init__(self, limit: RateLimit) -> None:
-        self._limit, self._lock = limit, threading.Lock()
+    def __init__(self, limit: RateLimit, *, now: Callable[[], float] = time.monotonic) -> None:
+        self._limit, self._lock, self._now = limit, threading.Lock(), now
         self._times: deque[float] = deque(maxlen=limit.calls)  # when the last ones went, or will go
 
     def wait_s(self) -> float:
         """Takes the next turn; seconds until it comes."""
         with self._lock:
-            now = time.monotonic()
+            now = self._now()
             full = len(self._times) == self._limit.calls
             turn = max(now, self._times[0] + self._limit.period_s) if full else now
             self._times.append(turn)
