@@ -1,7 +1,8 @@
-"""Triton's interpreter, with two of its faults mended.
+"""Triton's interpreter, with three of its faults mended.
 
 numpy 2.4 no longer turns an array of one element into a number, and a product of bfloat16 matrices took their bits for
-integers (Triton 3.6).
+integers (Triton 3.6). And each function that a kernel calls patched the whole language again, which is patched while a
+kernel runs: a quarter of the time.
 """
 
 from __future__ import annotations
@@ -40,3 +41,13 @@ def turn_on() -> None:
         return dot(self, widened(a), widened(b), *args)
 
     interpreter.InterpreterBuilder.create_dot = create_dot
+
+    patch_lang = interpreter._patch_lang
+
+    def patch_lang_once(fn: Any) -> Any:
+        langs = [value for value in fn.__globals__.values() if value is tl or value is tl.core]
+        if langs and all(lang.static_print is print for lang in langs):  # what patching sets, and its end takes back
+            return interpreter._LangPatchScope()
+        return patch_lang(fn)
+
+    interpreter._patch_lang = patch_lang_once
