@@ -25,6 +25,7 @@ from minimax_code.events import Event, PhaseAdded, PhaseBegan, PhaseEnded, Proje
 from minimax_code.jobs.task import do_task
 from minimax_code.jobs.worker import Work, work_on
 from minimax_code.store import Store, StoredLog
+from minimax_code.store.log import _Entry
 from minimax_code.work.agent import Agent
 from minimax_code.work.task import Task
 
@@ -88,22 +89,22 @@ def build_project(url: str, base_url: str) -> None:
 def _die_at(n: int, when: When, spared: Collection[str] = (), kinds: tuple[type[Event], ...] = (Event,)) -> None:
     append, count = StoredLog._append, 0
 
-    def counted(self: StoredLog, event: Event, outcome: str | None) -> Recorded:
-        name = f"{type(event).__name__}:{getattr(event, 'agent', '')}".replace(" ", "-")
+    def counted(self: StoredLog, entry: _Entry) -> Recorded:
+        name = f"{type(entry.event).__name__}:{getattr(entry.event, 'agent', '')}".replace(" ", "-")
 
         def kill(*_: object) -> None:
             print(name, end=" ", flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
 
         nonlocal count
-        if name in spared or not isinstance(event, kinds):
-            return append(self, event, outcome)
+        if name in spared or not isinstance(entry.event, kinds):
+            return append(self, entry)
         count += 1
         if (count, when) == (n, "before"):
             kill()
         if (count, when) == (n, "during"):
             sa.event.listen(self._database._engine, "commit", kill)
-        recorded = append(self, event, outcome)
+        recorded = append(self, entry)
         if (count, when) == (n, "after"):
             kill()
         return recorded

@@ -58,7 +58,8 @@ class Run:
         try:
             self._take_up_again(log)
             while self._begin_ready(log):
-                done, self._running = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+                done, _ = await asyncio.wait(self._running, return_when=asyncio.FIRST_COMPLETED)
+                self._running -= done
                 for task in done:
                     task.result()
         finally:
@@ -88,11 +89,19 @@ class Run:
     def _start(self, subtask: Subtask, agent: Agent, log: Log, attempt: int | None) -> None:
         agent.begin()
         task = asyncio.create_task(self._do(subtask, agent, log, attempt), name=subtask.id)
-        task.add_done_callback(lambda _: agent.end())
         self._running.add(task)
 
     async def _do(self, subtask: Subtask, agent: Agent, log: Log, attempt: int | None) -> None:
         """An attempt; `attempt` is its number where it has begun already."""
+        try:
+            ended = await self._attempt(subtask, agent, log, attempt)
+        finally:
+            agent.end()
+        telling = asyncio.create_task(self._tell(log, ended))
+        self._begin_ready(log)  # an agent needn't wait until this is written: its next event comes behind it
+        await telling
+
+    async def _attempt(self, subtask: Subtask, agent: Agent, log: Log, attempt: int | None) -> SubtaskEnded:
         entry = self._board.entries[subtask.id]
         if attempt is None:
             attempt = entry.begun + 1
@@ -107,16 +116,13 @@ class Run:
             folder=self._folder,
         )
         outcome = await self._executor.run(errand, agent.work)
-        await self._tell(
-            log,
-            SubtaskEnded(
-                subtask=subtask.id,
-                agent=agent.id,
-                attempt=attempt,
-                success=outcome.success,
-                result=outcome.result,
-                cause=outcome.cause,
-            ),
+        return SubtaskEnded(
+            subtask=subtask.id,
+            agent=agent.id,
+            attempt=attempt,
+            success=outcome.success,
+            result=outcome.result,
+            cause=outcome.cause,
         )
 
     async def _tell(self, log: Log, event: Event) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 
 import sqlalchemy as sa
 
 from minimax_code.errors import LeaseError, StoreError
 from minimax_code.events import Event, Recorded
-from minimax_code.store.chain import START, read_rows, row_of
+from minimax_code.store.chain import START, EventRow, read_rows, row_of
 from minimax_code.store.database import Database
 from minimax_code.store.lease import Lease
 from minimax_code.store.row import Wish
@@ -25,6 +28,13 @@ _MOVE = (
     .returning(jobs.c.wish)
 )
 _INSERT = events.insert()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Entry:
+    event: Event
+    outcome: str | None
+    written: Future[Recorded] = field(default_factory=Future)
 
 
 class StoredLog:
@@ -45,6 +55,7 @@ class StoredLog:
         self._hash = rows[-1].hash if rows else START
         self.wish: Wish = "run"
         self._turn = threading.Lock()
+        self._waiting: deque[_Entry] = deque()
 
     @property
     def recorded(self) -> Sequence[Recorded]:
@@ -57,7 +68,7 @@ class StoredLog:
         Raises:
             StoreError: it can't be written, or (`LeaseError`) another worker has taken the job.
         """
-        return await in_thread(self._append, event, None)
+        return await self._written(_Entry(event=event, outcome=None))
 
     async def end(self, event: Event, outcome: str) -> Recorded:
         """Writes the last event, the job's outcome with it.
@@ -65,24 +76,56 @@ class StoredLog:
         Raises:
             StoreError: as `append`.
         """
-        return await in_thread(self._append, event, outcome)
+        return await self._written(_Entry(event=event, outcome=outcome))
 
-    def _append(self, event: Event, outcome: str | None) -> Recorded:
+    async def _written(self, entry: _Entry) -> Recorded:
+        self._waiting.append(entry)
+        return await in_thread(self._append, entry)
+
+    def _append(self, entry: _Entry) -> Recorded:
+        """Whoever has the turn writes what others wait with as well, so that the disk is waited for once."""
         with self._turn:
-            seq = len(self._recorded) + 1
-            row = row_of(event, job=self._lease.job, seq=seq, at=self._now(), before=self._hash)
-            recorded = row.recorded
-            moved = {"job": row.job, "held": self._lease.token, "before": seq - 1}
-            moved |= {"now": seq, "newest": row.hash, "ends": outcome}
-            with self._database.write() as connection:
-                wish: Wish | None = connection.execute(_MOVE, moved).scalar_one_or_none()
-                if wish is None:
-                    raise self._refusal(connection)
-                connection.execute(_INSERT, vars(row))
-            self.wish = wish
-            self._hash = row.hash
-            self._recorded.append(recorded)
-            return recorded
+            if not entry.written.done():
+                self._settle(self._next())
+        return entry.written.result()
+
+    def _settle(self, entries: Sequence[_Entry]) -> None:
+        try:
+            recorded = self._write(entries)
+        except Exception as error:
+            if len(entries) == 1:
+                return entries[0].written.set_exception(error)
+            for entry in entries:  # each by itself, so that none fails for another
+                self._settle([entry])
+        else:
+            for entry, each in zip(entries, recorded, strict=True):
+                entry.written.set_result(each)
+
+    def _next(self) -> list[_Entry]:
+        """All that wait, in their order; nothing can follow the last event of a job."""
+        entries = [self._waiting.popleft()]
+        while self._waiting and entries[-1].outcome is None:
+            entries.append(self._waiting.popleft())
+        return entries
+
+    def _write(self, entries: Sequence[_Entry]) -> list[Recorded]:
+        rows: list[EventRow] = []
+        seq, newest = len(self._recorded), self._hash
+        for i, entry in enumerate(entries, start=1):
+            rows.append(row_of(entry.event, job=self._lease.job, seq=seq + i, at=self._now(), before=newest))
+            newest = rows[-1].hash
+        recorded = [row.recorded for row in rows]
+        moved = {"job": self._lease.job, "held": self._lease.token, "before": seq}
+        moved |= {"now": seq + len(rows), "newest": newest, "ends": entries[-1].outcome}
+        with self._database.write() as connection:
+            wish: Wish | None = connection.execute(_MOVE, moved).scalar_one_or_none()
+            if wish is None:
+                raise self._refusal(connection)
+            connection.execute(_INSERT, [vars(row) for row in rows])
+        self.wish = wish
+        self._hash = newest
+        self._recorded += recorded
+        return recorded
 
     def _refusal(self, connection: sa.Connection) -> StoreError:
         job = connection.execute(jobs.select().where(jobs.c.id == self._lease.job)).one()

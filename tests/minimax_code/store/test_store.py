@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from helpers.clock import Clock
 from minimax_code.errors import InputError, LeaseError, StoreError
-from minimax_code.events import ModelReplied, ToolEnded, ToolIntended, Unknown
+from minimax_code.events import ModelReplied, TaskEnded, ToolEnded, ToolIntended, Unknown
 from minimax_code.model import Reply, ToolCall
 from minimax_code.store import Lease, Store
 
@@ -59,6 +59,24 @@ def test_parallel_agents_share_a_log(store: Store) -> None:
 
     asyncio.run(agents())
     assert [one.seq for one in store.events(lease.job)] == list(range(1, 21))
+
+
+def test_events_at_once_are_written_in_their_order_and_fail_alone(store: Store) -> None:
+    """They wait for the disk together."""
+    lease = taken(store)
+    log = store.log(lease.job, lease)
+    unreadable = Unknown(kind="ToolEnded", data={"call_id": 3})
+    last = TaskEnded(result={"state": "passed"})
+
+    async def at_once() -> list[object]:
+        sent = [log.append(event) for event in (INTENDED, unreadable, ENDED)]
+        return await asyncio.gather(*sent, log.end(last, "passed"), log.append(INTENDED), return_exceptions=True)
+
+    first, wrong, second, third, late = map(str, asyncio.run(at_once()))
+    assert [one.event for one in store.events(lease.job)] == [INTENDED, ENDED, last]
+    assert list(map(str, store.events(lease.job))) == [first, second, third]
+    assert "is of another MiniMax Code" in wrong and "has ended (passed)" in late
+    assert store.job(lease.job).outcome == "passed"
 
 
 def test_an_event_of_a_newer_version_is_kept(store: Store) -> None:
