@@ -67,9 +67,9 @@ for name, (_, does) in COMMANDS.items():
 
 def main() -> None:
     """Runs the command line; an error is one sentence and exit code 1."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdin, sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a character that a terminal hasn't got ends nothing
+            stream.reconfigure(errors="replace")  # what a terminal can't show or say ends nothing
     try:
         minimax_code(standalone_mode=False)
     except click.ClickException as error:

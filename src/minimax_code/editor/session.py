@@ -152,8 +152,8 @@ class Session:
         if not result.diff:
             raise InputError("prompt", "/apply: the last task has changed nothing")
         updates = self._updates(job)
-        files = f"{len(result.deliverables)} files"
-        title = f"Apply the change to {files}" if result.success else f"Apply the change to {files}, not proved"
+        count = len(result.deliverables)
+        title = f"Apply the change to {count} file{'s' * (count > 1)}{'' if result.success else ', not proved'}"
         content, call = await updates.change(None, result.tree), f"{job}/apply"
         await self._show(start_tool_call(call, title, kind="edit", status="pending", content=content))
         question = ToolCallUpdate(tool_call_id=call, title=title, content=content)

@@ -69,6 +69,9 @@ class Task(Record):
             raise InputError(field, first["msg"][:1].lower() + first["msg"][1:]) from error
         if not self.description.strip():
             raise InputError("description", "is empty; say what is to be done")
+        for field, texts in (("description", [self.description]), ("requirements", self.requirements)):
+            if any("\ud800" <= letter <= "\udfff" for text in texts for letter in text):  # bytes of the command line
+                raise InputError(field, "has bytes that are no text; write it in UTF-8")
         for name in self.constraints:
             if name not in CONSTRAINTS:
                 near = get_close_matches(str(name), CONSTRAINTS, n=1) or [", ".join(CONSTRAINTS)]

@@ -119,7 +119,7 @@ def test_a_prompt_is_a_task_whose_change_is_applied_when_the_user_says_so(user: 
     assert "1 of 1 checks are green" in thoughts and "the verifier says PASS" in thoughts
     assert f"{DONE}\n\n" in editor.text and "passed: 0 files created, 1 changed" in editor.text
     [(question, options)] = editor.asked
-    assert (question.title, question.content) == ("Apply the change to 1 files", [diff])
+    assert (question.title, question.content) == ("Apply the change to 1 file", [diff])
     assert [option.name for option in options] == ["Apply to my files", "Leave my files as they are"]
     assert editor.text.endswith("Applied: cart.py.")
     assert (user.shop / "cart.py").read_text() == RIGHT

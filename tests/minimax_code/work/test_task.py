@@ -135,3 +135,12 @@ def test_more_comes_on_top_of_the_limits() -> None:
             task.with_more(**more)
     with pytest.raises(InputError, match="^time: .* no limit on time"):
         Task(description="x").with_more(time="1 hour")
+
+
+def test_what_is_no_text_is_refused() -> None:
+    for field, fields in {
+        "description": {"description": "caf\udce9"},
+        "requirements": {"description": "Mend it", "requirements": ["caf\udce9"]},
+    }.items():
+        with pytest.raises(InputError, match=f"^{field}: has bytes that are no text"):
+            Task(**fields)
