@@ -16,6 +16,7 @@ from minimax_code.review.posting import review_pull_request
 from minimax_code.review.repository import Repository
 from minimax_code.review.result import Review
 from minimax_code.review.reviewer import review_range
+from minimax_code.review.sarif import sarif as sarif_of
 from minimax_code.workbench.analysers import STANDARDS
 
 
@@ -94,7 +95,7 @@ def review(
     click.echo(render.markdown(found), nl=False)
     texts = (
         (markdown, render.markdown(found)),
-        (sarif, render.sarif(found, version("openm3"))),
+        (sarif, sarif_of(found, version("openm3"))),
         (junit, render.junit(found)),
         (review_json, json.dumps(render.github(found), indent=2) + "\n"),
     )

@@ -22,7 +22,8 @@ class Hunk:
     Attributes:
         text: with its header, as in the diff.
         start, length: of its lines in the new file.
-        old_lines: what stood there before, with line ends.
+        old_start: of what stood there before, in the old one.
+        old_lines, new_lines: what stood there and what stands there now, with line ends.
         added: numbers of the lines that are new, in the new file.
         removed: of those that are gone, in the old file.
         shown: of lines of the new file that the hunk shows, changed or not.
@@ -32,7 +33,9 @@ class Hunk:
     text: str
     start: int
     length: int
+    old_start: int
     old_lines: tuple[str, ...]
+    new_lines: tuple[str, ...]
     added: frozenset[int]
     removed: frozenset[int]
     shown: frozenset[int]
@@ -145,7 +148,9 @@ def _hunk(hunk: PatchHunk) -> Hunk:
         text=str(hunk),
         start=hunk.target_start,
         length=hunk.target_length,
+        old_start=hunk.source_start,
         old_lines=tuple(line.value for line in hunk if line.is_context or line.is_removed),
+        new_lines=tuple(line.value for line in hunk if line.is_context or line.is_added),
         added=frozenset(added),
         removed=frozenset(line.source_line_no for line in hunk if line.is_removed and line.source_line_no),
         shown=frozenset(shown),

@@ -1,21 +1,16 @@
-"""A review as files that other programs read: Markdown, GitHub's review, SARIF 2.1.0 and JUnit."""
+"""A review as text: Markdown for people, GitHub's review, and JUnit's XML."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote
 from xml.etree import ElementTree
 
 from minimax_code.review.issue import ReviewIssue, counted
 from minimax_code.review.result import Comment, Review
-from minimax_code.workbench.findings import Severity
 
 _MARK = "<!-- minimax-code review of {head} -->"
-_LEVELS: dict[Severity, str] = {"high": "error", "medium": "warning", "low": "note"}
 _EVIDENCE = {"test": "shown by a test", "tool": "found by an analyser", "model": "said by a model, shown by nothing"}
-_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
 def mark_of(head: str) -> str:
@@ -41,24 +36,6 @@ def github(review: Review) -> dict[str, Any]:
 def _github_comment(comment: Comment) -> dict[str, Any]:
     told = {"path": comment.path, "line": comment.line, "side": comment.side, "body": comment.body}
     return told | ({"start_line": comment.start_line, "start_side": comment.side} if comment.start_line else {})
-
-
-def sarif(review: Review, version: str) -> str:
-    """The issues as SARIF 2.1.0, with fingerprints that stay when lines move."""
-    rules = sorted({issue.rule for issue in review.issues})
-    told = [*review.notes, *_unread(review)]
-    run = {
-        "tool": {"driver": {"name": "minimax-code", "version": version, "rules": [{"id": rule} for rule in rules]}},
-        "columnKind": "unicodeCodePoints",
-        "results": [_sarif_result(issue, rules) for issue in review.issues],
-        "invocations": [
-            {
-                "executionSuccessful": True,
-                "toolExecutionNotifications": [{"level": "note", "message": {"text": text}} for text in told],
-            }
-        ],
-    }
-    return json.dumps({"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}, indent=2) + "\n"
 
 
 def junit(review: Review) -> str:
@@ -118,20 +95,6 @@ def _sections(review: Review) -> Iterator[str]:
     if review.notes:
         yield "\nTo know:\n"
         yield from (f"- {_one_line(note)}" for note in review.notes)
-
-
-def _sarif_result(issue: ReviewIssue, rules: list[str]) -> dict[str, Any]:
-    uri = quote(issue.file, errors="replace")
-    place = {"artifactLocation": {"uri": uri}, "region": {"startLine": max(issue.line, 1)}}
-    return {
-        "ruleId": issue.rule,
-        "ruleIndex": rules.index(issue.rule),
-        "level": _LEVELS[issue.severity],
-        "message": {"text": " ".join(filter(None, [issue.message, issue.suggestion]))},
-        "locations": [{"physicalLocation": place}],
-        "partialFingerprints": {"minimaxCode/v1": issue.fingerprint},
-        "properties": {"evidence": issue.evidence},
-    }
 
 
 def _coverage(review: Review) -> str:

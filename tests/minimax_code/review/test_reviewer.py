@@ -18,6 +18,7 @@ from minimax_code.review.change import read_change
 from minimax_code.review.config import ReviewConfig
 from minimax_code.review.result import Review, comments_of
 from minimax_code.review.reviewer import review_range
+from minimax_code.review.sarif import sarif
 from minimax_code.workbench import testrun
 
 SHOP = '''"""Prices."""
@@ -194,11 +195,11 @@ def test_what_other_programs_read(tmp_path: Path) -> None:
     assert [(comment["path"], comment["line"], comment["side"]) for comment in posted["comments"]] == [
         ("shop.py", 15, "RIGHT")
     ]
-    told = json.loads(render.sarif(found, "0.1.0"))
+    told = json.loads(sarif(found, "0.1.0"))
     [result] = told["runs"][0]["results"]
     assert (told["version"], result["ruleId"], result["level"]) == ("2.1.0", "test:regression", "error")
     assert result["locations"][0]["physicalLocation"]["region"] == {"startLine": 15}
-    assert result["partialFingerprints"] == {"minimaxCode/v1": found.issues[0].fingerprint}
+    assert result["partialFingerprints"] == {"primaryLocationLineHash": f"{found.issues[0].fingerprint}:1"}
     suite = ElementTree.fromstring(render.junit(found))
     assert (suite.get("tests"), suite.get("failures")) == ("2", "1")
 
