@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -20,6 +21,8 @@ from minimax_code.review.repository import Repository
 from minimax_code.workbench.git import Git
 
 _TIMEOUT_S = 30.0
+_PATIENCE_S = 60.0  # that a server's rate limit is waited for; where it takes longer, that is told
+_TRIES = 3
 _FETCH_S = 600.0
 _PER_PAGE = 100
 _NAME = re.compile(r"[\w.-]+")
@@ -27,13 +30,18 @@ _NAME = re.compile(r"[\w.-]+")
 
 @dataclass(frozen=True, kw_only=True)
 class PullRequest:
-    """A pull request, as the server describes it; `base` and `head` are commits."""
+    """A pull request, as the server describes it; `base` and `head` are commits.
+
+    Attributes:
+        is_open: whether it is neither merged nor closed; a draft is open.
+    """
 
     number: int
     title: str
     body: str
     base: str
     head: str
+    is_open: bool = True
 
 
 class GitHub:
@@ -86,6 +94,7 @@ class GitHub:
                 body=str(told.get("body") or ""),
                 base=_commit(told["base"]["sha"]),
                 head=_commit(told["head"]["sha"]),
+                is_open=told.get("state", "open") == "open",
             )
         except (KeyError, TypeError, ValueError) as error:
             raise WorkspaceError(f"{self.slug}#{number}: the server's answer is no pull request ({error!r})") from error
@@ -117,22 +126,34 @@ class GitHub:
                 raise WorkspaceError(f"{self.clone_url} wasn't fetched within {_FETCH_S:g} seconds") from error
             yield Repository(Path(name))
 
-    async def has_review(self, number: int, mark: str) -> bool:
-        """Whether a review with a mark is there already.
+    async def patches(self, number: int) -> dict[str, str]:
+        """The files of a pull request and their hunks, as far as the server shows them: comments stand there alone.
+
+        GitHub shows 3,000 files, and of large or binary ones no hunks; those have "".
 
         Raises:
-            InputError: it can't be seen with this token.
-            WorkspaceError: the server can't be reached, or answers something else.
+            InputError, WorkspaceError: as of `pull_request`.
         """
-        page = 1
-        while True:
-            path = f"/repos/{self.slug}/pulls/{number}/reviews"
-            reviews = await self._ask("GET", path, params={"per_page": _PER_PAGE, "page": page})
-            if any(mark in str(review.get("body")) for review in reviews):
-                return True
-            if len(reviews) < _PER_PAGE:
-                return False
-            page += 1
+        found = await self._pages(f"/repos/{self.slug}/pulls/{number}/files")
+        return {str(file["filename"]): str(file.get("patch") or "") for file in found}
+
+    async def own_texts(self, number: int) -> list[str]:
+        """The texts of reviews and of comments on lines that were posted with this token.
+
+        Others' don't count: whoever writes one could make it look as if something was said.
+
+        Raises:
+            InputError, WorkspaceError: as of `pull_request`.
+        """
+        try:
+            me = (await self._ask("GET", "/user"))["login"]
+        except InputError:  # the token of an app is no user's
+            me = None
+        pull = f"/repos/{self.slug}/pulls/{number}"
+        said = [*await self._pages(f"{pull}/reviews"), *await self._pages(f"{pull}/comments")]
+        authors = [one.get("user") or {} for one in said]
+        is_own = [author.get("login") == me if me else author.get("type") == "Bot" for author in authors]
+        return [str(one.get("body")) for one, own in zip(said, is_own, strict=True) if own]
 
     async def post(self, number: int, review: Mapping[str, Any]) -> str:
         """Posts a review and returns its address.
@@ -144,11 +165,33 @@ class GitHub:
         told = await self._ask("POST", f"/repos/{self.slug}/pulls/{number}/reviews", json=dict(review))
         return str(told.get("html_url", ""))
 
+    async def _pages(self, path: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        page = 1
+        while True:
+            new = await self._ask("GET", path, params={"per_page": _PER_PAGE, "page": page})
+            if not isinstance(new, list) or not all(isinstance(one, dict) for one in new):
+                raise WorkspaceError(f"GET {path} was answered with something that is no list")
+            found += new
+            if len(new) < _PER_PAGE:
+                return found
+            page += 1
+
     async def _ask(self, method: str, path: str, **given: Any) -> Any:
-        try:
-            response = await self._client.request(method, path, **given)
-        except httpx.HTTPError as error:
-            raise WorkspaceError(f"{self._client.base_url} can't be reached: {error}") from error
+        for _ in range(_TRIES):
+            try:
+                response = await self._client.request(method, path, **given)
+            except httpx.HTTPError as error:
+                raise WorkspaceError(f"{self._client.base_url} can't be reached: {error}") from error
+            wait = _wait_s(response)
+            if wait is None:
+                break
+            if wait > _PATIENCE_S:
+                raise WorkspaceError(
+                    f"{method} {path}: the server's rate limit is used up for {wait / 60:.0f} minutes; try again then"
+                    + ("" if self._token else ", or give a token, which has a higher one (GITHUB_TOKEN)")
+                )
+            await asyncio.sleep(wait)
         if response.status_code in (401, 403, 404):
             why = "it isn't there, or needs a token that may do this (GITHUB_TOKEN)"
             raise InputError("pr_number", f"{method} {path} was answered with {response.status_code}: {why}")
@@ -158,6 +201,18 @@ class GitHub:
             return response.json()
         except ValueError as error:
             raise WorkspaceError(f"{method} {path} was answered with something that isn't JSON") from error
+
+
+def _wait_s(response: httpx.Response) -> float | None:
+    """Seconds until the server takes requests again; None where it isn't that it has had too many."""
+    headers = response.headers
+    if response.status_code not in (403, 429):
+        return None
+    if headers.get("retry-after", "").isdigit():
+        return float(headers["retry-after"])
+    if headers.get("x-ratelimit-remaining") == "0" and headers.get("x-ratelimit-reset", "").isdigit():
+        return max(1.0, float(headers["x-ratelimit-reset"]) - time.time())
+    return _PATIENCE_S if response.status_code == 429 else None
 
 
 def _commit(value: str) -> str:

@@ -9,13 +9,14 @@ from xml.etree import ElementTree
 from minimax_code.review.issue import ReviewIssue, counted
 from minimax_code.review.result import Comment, Review
 
-_MARK = "<!-- minimax-code review of {head} -->"
+_MARK = "<!-- minimax-code {what} -->"
+_MOST_TEXT = 60_000  # characters; GitHub refuses a little more
 _EVIDENCE = {"test": "shown by a test", "tool": "found by an analyser", "model": "said by a model, shown by nothing"}
 
 
-def mark_of(head: str) -> str:
-    """Ends the text of a posted review, so that the same head isn't reviewed twice."""
-    return _MARK.format(head=head)
+def mark_of(what: str) -> str:
+    """Ends what is posted, so that the same head isn't reviewed twice, and nothing is said twice of a later one."""
+    return _MARK.format(what=what)
 
 
 def markdown(review: Review) -> str:
@@ -25,16 +26,20 @@ def markdown(review: Review) -> str:
 
 def github(review: Review) -> dict[str, Any]:
     """The body of `POST /repos/{owner}/{repo}/pulls/{number}/reviews`; each comment stands on a line of the diff."""
+    text = markdown(review)
+    if len(text) > _MOST_TEXT:
+        text = f"{text[:_MOST_TEXT].rpartition(chr(10))[0]}\n\nThe rest is longer than can be posted.\n"
     return {
         "commit_id": review.head,
         "event": "COMMENT",
-        "body": f"{markdown(review)}\n{mark_of(review.head)}",
+        "body": f"{text}\n{mark_of(review.head)}",
         "comments": [_github_comment(comment) for comment in review.comments],
     }
 
 
 def _github_comment(comment: Comment) -> dict[str, Any]:
-    told = {"path": comment.path, "line": comment.line, "side": comment.side, "body": comment.body}
+    body = f"{comment.body}\n\n{mark_of(comment.fingerprint)}"
+    told = {"path": comment.path, "line": comment.line, "side": comment.side, "body": body}
     return told | ({"start_line": comment.start_line, "start_side": comment.side} if comment.start_line else {})
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -14,8 +16,10 @@ from helpers.commits import Commits
 from helpers.forge import Forge, serving
 from minimax_code.cli.main import minimax_code
 from minimax_code.errors import InputError, ModelError, WorkspaceError
+from minimax_code.review import render
 from minimax_code.review.github import GitHub
-from minimax_code.review.posting import review_pull_request
+from minimax_code.review.posting import post_review, review_pull_request
+from minimax_code.review.result import Comment, Review
 from minimax_code.workbench import testrun
 
 SHOP = "def half(x: float) -> float:\n    return x / 2\n\n\ndef twice(x: float) -> float:\n    return 2 * x\n"
@@ -55,6 +59,65 @@ def test_a_pull_request_is_reviewed_and_posted_once(forge: Forge) -> None:
     ]  # fmt: skip
     _, posted = asyncio.run(review_pull_request(forge.url, 7, FEW, token="secret", post=True))
     assert (posted, len(forge.reviews)) == ("", 1)
+
+
+def comment(path: str, line: int, fingerprint: str = "f") -> Comment:
+    """One on a line."""
+    return Comment(path=path, line=line, body="wrong", fingerprint=fingerprint)
+
+
+def posted(forge: Forge, *comments: Comment, head: str = "a" * 40) -> list[Any]:
+    """Where the comments of the review stand that is posted last."""
+    review = Review(base="b" * 40, head=head, files=(), unread={}, issues=(), comments=comments)
+
+    async def run() -> None:
+        server = GitHub(forge.url, "secret")
+        await post_review(server, 7, review)
+        await server.close()
+
+    asyncio.run(run())
+    return [(one["path"], one["line"]) for one in forge.reviews[-1]["comments"]]
+
+
+def test_a_later_head_gets_only_the_comments_that_are_new(forge: Forge) -> None:
+    old, new = comment("shop.py", 4, "old"), comment("shop.py", 1, "new")
+    assert posted(forge, old) == [("shop.py", 4)]
+    forge.comments += [{"body": f"x{i}", "user": {"login": "me"}} for i in range(150)]  # more than a page
+    forge.comments.insert(0, {"body": render.mark_of("new"), "user": {"login": "mallory"}})  # it isn't ours
+    assert posted(forge, old, new, head="c" * 40) == [("shop.py", 1)]
+    assert len(forge.reviews) == 2
+    posted(forge, old, new, comment("shop.py", 3), head="c" * 40)
+    assert len(forge.reviews) == 2
+
+
+def test_what_the_server_doesnt_show_gets_no_comment(forge: Forge) -> None:
+    forge.files[:0] = [{"filename": f"a{i}.py", "patch": "@@ -1 +1 @@\n-a\n+b"} for i in range(120)]
+    forge.files.append({"filename": "large.py"})  # of which it shows no hunks
+    forge.files.append({"filename": "cut.py", "patch": "@@ -1,9 +1,9 @@\n-a\n+b"})
+    wanted = [comment("large.py", 1), comment("a110.py", 1), comment("a110.py", 2), comment("cut.py", 1)]
+    assert posted(forge, *wanted, comment("shop.py", 4)) == [("a110.py", 1), ("shop.py", 4)]
+
+
+def test_a_closed_pull_request_gets_no_review(forge: Forge) -> None:
+    forge.state = "closed"
+    with pytest.raises(InputError, match="pr_number: 7 is closed, so no review is posted"):
+        asyncio.run(review_pull_request(forge.url, 7, FEW, token="secret", post=True))
+
+
+def test_a_rate_limit_is_waited_for_or_told(forge: Forge) -> None:
+    forge.refusals = [(429, {"Retry-After": "0"}), (403, {"Retry-After": "0"})]
+    assert asyncio.run(GitHub(forge.url).pull_request(7)).head == forge.head
+    later = str(int(time.time()) + 1800)
+    forge.refusals = [(403, {"X-RateLimit-Remaining": "0", "X-RateLimit-Reset": later})]
+    with pytest.raises(WorkspaceError, match=r"rate limit is used up for 30 minutes; .* give a token"):
+        asyncio.run(GitHub(forge.url).pull_request(7))
+
+
+def test_a_review_that_is_too_long_to_be_posted_is_cut_between_lines() -> None:
+    notes = tuple(f"note {i}" for i in range(20_000))
+    body = render.github(Review(base="b" * 40, head="a" * 40, files=(), unread={}, issues=(), notes=notes))["body"]
+    assert len(body) < 65_536
+    assert body.endswith(f"The rest is longer than can be posted.\n\n{render.mark_of('a' * 40)}")
 
 
 def test_the_command_reviews_a_url_and_writes_files(forge: Forge, tmp_path: Path) -> None:
@@ -120,6 +183,6 @@ def test_what_a_server_refuses_is_told(forge: Forge) -> None:
     with pytest.raises(InputError, match="pr_number: GET /repos/org/shop/pulls/8 was answered with 404"):
         asyncio.run(review_pull_request(forge.url, 8))
     with pytest.raises(InputError, match="POST .* was answered with 403"):
-        asyncio.run(review_pull_request(forge.url, 7, FEW, token="wrong", post=True))
+        asyncio.run(GitHub(forge.url, "wrong").post(7, {"comments": []}))
     with pytest.raises(WorkspaceError, match="can't be reached"):
         asyncio.run(review_pull_request("http://127.0.0.1:1/a/b", 7))
