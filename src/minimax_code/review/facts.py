@@ -176,9 +176,10 @@ def _absent(head: Workbench, case: Case) -> str:
 
 
 def _why(run: TestRun) -> str:
-    """Why tests couldn't be run, with the last that was said of it."""
+    """Why tests couldn't be run, with the last that they said of it."""
     said = [line.strip() for line in run.output.splitlines() if line.strip()]
-    return f"{run.problem}: {said[-1][:200]}" if said else run.problem
+    errors = [line for line in said if re.match(r"(E  |ERROR|.*\berror:)", line)] or said
+    return f"{run.problem}: {errors[-1][:200]}" if errors else run.problem
 
 
 def _cannot_run(change: Change, run: TestRun) -> ReviewIssue:

@@ -41,6 +41,7 @@ async def new_findings(
     untyped = {path for issue, path, _ in known if issue.rule.startswith("mypy:")}
     if untyped:  # a new file is held to what the others are
         untyped |= {path for path in here if not is_file(base, old[path])}
+    untyped |= {path for path in here if _has_types(head, path) and not _has_types(base, old[path])}
     issues = [
         ReviewIssue(
             severity=_weight(issue, untyped), file=issue.file, line=issue.line, message=issue.message,
@@ -72,6 +73,11 @@ def _weight(issue: Issue, untyped: Set[str]) -> Severity:
     if issue.rule.startswith(_MINOR_IN_TESTS) and _is_of_tests(issue.file):
         return "low"
     return issue.severity
+
+
+def _has_types(bench: Workbench, path: str) -> bool:
+    """Whether a file says of any function what it returns; mypy reads no other ones."""
+    return not is_file(bench, path) or b"->" in read_inside(bench.workspace.path, path)
 
 
 def _is_of_tests(path: str) -> bool:

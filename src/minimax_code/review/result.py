@@ -101,14 +101,17 @@ class Review(Record):
 def comments_of(issues: Iterable[ReviewIssue], change: Change, config: ReviewConfig) -> tuple[Comment, ...]:
     """The issues that stand on lines: those of weight whose line the diff shows, as many as are allowed.
 
-    Style never does, and of what nothing but a model says only a few do.
+    Style never does, of what nothing but a model says only a few do, and an analyser says the same of a file once.
     """
     chosen: dict[tuple[str, int], Comment] = {}
+    said: set[tuple[str, str]] = set()
     unproven = 0
     for issue in issues:
         place = (issue.file, issue.line)
         hunk = change.hunk_at(*place)
         if issue.severity == "low" or place in chosen or hunk is None:
+            continue
+        if issue.evidence == "tool" and (issue.file, issue.rule) in said:
             continue
         if issue.evidence == "model":
             unproven += 1
@@ -116,6 +119,7 @@ def comments_of(issues: Iterable[ReviewIssue], change: Change, config: ReviewCon
                 continue
         if len(chosen) == config.max_comments:
             break
+        said.add((issue.file, issue.rule))
         chosen[place] = _comment(issue, hunk)
     return tuple(chosen.values())
 

@@ -48,8 +48,8 @@ _OPINIONS = (
 )
 # Of mypy, what fails at no time: what would be annotated otherwise.
 _ANNOTATION = ("var-annotated", "type-arg", "valid-type", "override", "import", "no-redef")
-_HIGH = ("PLE", "E9", "F82", "F7", "invalid-syntax")
-_MEDIUM = ("F", "B", "S")
+_HIGH = ("PLE0", "PLE1", "E9", "F82", "F7", "invalid-syntax")
+_MEDIUM = ("F", "B", "S", "PLE")
 _RUFF = ["check", "--isolated", "--no-cache", "--no-respect-gitignore", "--output-format=json", "--line-length=99",
          "--config=lint.pydocstyle.convention='google'"]  # fmt: skip
 _MYPY = ["--config-file=", "--no-incremental", "--cache-dir=/dev/null", "--ignore-missing-imports",
