@@ -1,12 +1,17 @@
-"""Events of jobs: how long one takes until no power failure can lose it, and how long a log takes to be read again.
+"""Events of jobs, how long one takes until no power failure can lose it; and agents, whether they wait for more.
 
-    python -m benchmarks.jobs [--folder DIR] [--repeats 200]
+    python -m benchmarks.jobs [--folder DIR] [--repeats 200] [--out DIR]
 
-First a gate: what was written is read again by another store, whole and in order, else no speed is printed.
+First a gate: what was written is read again by another store, whole and in order, and each sub-task of a cluster is
+done once, by an agent that does nothing else meanwhile, after those that it depends on. Else no speed is printed.
 
 - append: an event of 200 bytes and one of 20 kB (the goal: 15 ms), by turns with what the disk itself takes: `fsync` of
   a file that grows by as many bytes, and one row by the bare `sqlite3` module with the same pragmas.
 - read: a log of 5,000 events with its hash chain, as a worker reads it that goes on after a crash.
+- busy: 200 sub-tasks of 0.10 to 0.20 s for 8 agents (the goal: 90%). `work` is the share of all of their time, from
+  the call to its return; `queued` of the time in which some sub-task waits for an agent, so without the end, when
+  there is nothing left to do. `free`: any of them can begin at once; `chains`: four of five stand on an earlier one.
+  Two events of each are written in turn by all; `pause` is how long an agent is idle between two sub-tasks, in ms.
 
 The folder has to be on a real disk: one in memory waits for nothing.
 """
@@ -16,26 +21,31 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import random
 import sqlite3
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import describe, save
+from benchmarks.machine import RESULTS, describe, save
+from minimax_code.clusters import AgentCluster, Errand, Outcome
 from minimax_code.events import ToolEnded
 from minimax_code.store import Store, StoredLog
 
 SIZES = (200, 20_000)
 NUM_EVENTS = 5_000
+NUM_SUBTASKS, NUM_AGENTS = 200, 8
 
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--folder", type=Path, default=Path.cwd())
     options.add_argument("--repeats", type=int, default=200)
+    options.add_argument("--out", type=Path, default=RESULTS)
     asked = options.parse_args()
     with tempfile.TemporaryDirectory(dir=asked.folder) as name:
         folder = Path(name)
@@ -44,7 +54,8 @@ def main() -> None:
         for size in SIZES:
             report["append"][size] = append(folder, size, asked.repeats)
         report["read"] = read(folder)
-    save("jobs", report, table(report))
+        report["busy"] = {name: busy(folder, chained=name == "chains") for name in ("free", "chains")}
+    save("jobs", report, table(report), asked.out)
 
 
 def event(size: int) -> ToolEnded:
@@ -116,11 +127,49 @@ def read(folder: Path) -> dict[str, float]:
     return _spread(samples)
 
 
+def busy(folder: Path, *, chained: bool) -> dict[str, Any]:
+    """Which share of their time agents work."""
+    drawn = random.Random(0)
+    seconds = {f"{i}": drawn.uniform(0.1, 0.2) for i in range(NUM_SUBTASKS)}
+    needs = {
+        f"{i}": [f"{drawn.randrange(i)}"] if chained and i >= NUM_AGENTS and i % 5 else [] for i in range(len(seconds))
+    }
+    spans: dict[str, tuple[str, float, float]] = {}
+
+    async def work(errand: Errand) -> Outcome:
+        assert errand.subtask.id not in spans and spans.keys() >= set(errand.subtask.dependencies)
+        began = time.perf_counter()
+        await asyncio.sleep(seconds[errand.subtask.id])
+        spans[errand.subtask.id] = errand.agent.id, began, time.perf_counter()
+        return Outcome(success=True)
+
+    cluster = AgentCluster(store=str(folder / f"busy-{chained}.db"), work=work)
+    agent = {"name": "Ada", "role": "Engineer", "capabilities": ["python"], "max_concurrent": 1}
+    cluster.initialize_agents([{**agent, "id": f"{i}"} for i in range(NUM_AGENTS)])
+    subtasks = [{"id": name, "description": "x", "dependencies": needs[name]} for name in seconds]
+    began = time.perf_counter()
+    assert all(one["success"] for one in cluster.execute_parallel(subtasks))
+    whole = time.perf_counter() - began
+    assert spans.keys() == seconds.keys()
+    by_agent = [sorted(span[1:] for span in spans.values() if span[0] == f"{i}") for i in range(NUM_AGENTS)]
+    pauses = [1e3 * (later[0] - sooner[1]) for each in by_agent for sooner, later in pairwise(each)]
+    assert min(pauses) >= 0
+    first, last = (pick(span[1] for span in spans.values()) for pick in (min, max))
+    queued = sum(min(end, last) - start for _, start, end in spans.values()) / (NUM_AGENTS * (last - first))
+    shares = [sum(end - start for start, end in each) / whole for each in by_agent]
+    return {"work": statistics.mean(shares), "least": min(shares), "queued": queued, "pause": _spread(pauses)}
+
+
 def table(report: dict[str, Any]) -> str:
     lines = ["| ms | median | p99 |", "|---|---|---|"]
     for size, ways in report["append"].items():
         lines += [f"| append, {size} bytes: {name} | {_cells(each)} |" for name, each in ways.items()]
-    return "\n".join([*lines, f"| read {NUM_EVENTS:,} events | {_cells(report['read'])} |"])
+    lines.append(f"| read {NUM_EVENTS:,} events | {_cells(report['read'])} |")
+    lines += [f"| an agent's pause, {name} | {_cells(each['pause'])} |" for name, each in report["busy"].items()]
+    lines += ["", "| busy | agents | the least busy | while sub-tasks wait |", "|---|---|---|---|"]
+    for name, each in report["busy"].items():
+        lines.append(f"| {name} | {each['work']:.1%} | {each['least']:.1%} | {each['queued']:.1%} |")
+    return "\n".join(lines)
 
 
 def _spread(samples: list[float]) -> dict[str, float]:
