@@ -36,7 +36,8 @@ class MiniMaxCodeAgentCluster:
     `minimax_code.clusters.AgentCluster` does the same without rounds, writes everything down and tries again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, cluster_config: dict[str, Any]) -> None:
+        self.config = cluster_config
         self.agents: list[Agent] = []
         self.task_router = TaskRouter()
         self.completed_tasks: list[Task] = []
@@ -82,16 +83,19 @@ class MiniMaxCodeAgentCluster:
 
         def execute_task(agent: Agent, task: Task) -> Task:
             print(f"Agent {agent.name} executing task {task['id']}")
-            result = agent.execute(task, inputs=before)
+            for _ in range(1 + self.config["max_retries"]):
+                result = agent.execute(task, inputs=before)
+                if result["success"]:
+                    break
             return {"task_id": task["id"], "agent_id": agent.id, "result": result, "success": result["success"]}
 
-        with ThreadPoolExecutor() as executor:
+        with ThreadPoolExecutor(self.config["max_agents"]) as executor:
             return list(executor.map(execute_task, *zip(*assignments, strict=True)))
 
 
-def main(task: str) -> None:
-    """The model is that of the server in MINIMAX_BASE_URL."""
-    cluster = MiniMaxCodeAgentCluster()
+def create_development_cluster() -> MiniMaxCodeAgentCluster:
+    """Agents for software development."""
+    cluster = MiniMaxCodeAgentCluster({"max_agents": 10, "max_retries": 3})
     cluster.initialize_agents(
         [
             {
@@ -101,17 +105,58 @@ def main(task: str) -> None:
                 "capabilities": ["python", "fastapi", "postgresql", "redis", "docker"],
             },
             {
+                "id": "backend-dev-2",
+                "name": "Backend Developer Beta",
+                "role": "Backend Engineer",
+                "capabilities": ["python", "django", "mysql", "celery", "kubernetes"],
+            },
+            {
+                "id": "frontend-dev",
+                "name": "Frontend Developer",
+                "role": "Frontend Engineer",
+                "capabilities": ["react", "typescript", "css", "nextjs", "graphql"],
+            },
+            {
+                "id": "devops",
+                "name": "DevOps Engineer",
+                "role": "Infrastructure",
+                "capabilities": ["docker", "kubernetes", "aws", "terraform", "ci-cd"],
+            },
+            {
                 "id": "qa",
                 "name": "QA Engineer",
                 "role": "Quality Assurance",
                 "capabilities": ["pytest", "selenium", "cypress", "load-testing", "security"],
-                "max_concurrent": 1,
             },
         ]
     )
-    results = cluster.execute_parallel(cluster.decompose_task(task))
-    print(f"Completed: {len([result for result in results if result['success']])} of {len(results)}")
+    return cluster
 
+
+def execute_complex_project(project_task: str) -> None:
+    """Has a complex project done; the model is that of the server in MINIMAX_BASE_URL."""
+    cluster = create_development_cluster()
+    subtasks = cluster.decompose_task(project_task)
+    print(f"\nExecuting {len(subtasks)} tasks with agent cluster...")
+    results = cluster.execute_parallel(subtasks)
+
+    print("\nProject Execution Report:")
+    print(f"  Total tasks: {len(subtasks)}")
+    print(f"  Completed: {len([result for result in results if result['success']])}")
+    print(f"  Failed: {len([result for result in results if not result['success']])}")
+    print(f"  Agents utilized: {len({result['agent_id'] for result in results})}")
+
+
+PROJECT = """
+Build a complete real-time analytics platform with:
+1. Data ingestion pipeline from multiple sources
+2. Stream processing with Apache Kafka and Flink
+3. Real-time dashboard with WebSocket updates
+4. ML-powered anomaly detection
+5. Automated alerting system
+6. Complete CI/CD pipeline
+7. Comprehensive monitoring and logging
+"""
 
 if __name__ == "__main__":
-    main(" ".join(sys.argv[1:]) or "Ingest numbers, and alert about those that are too large")
+    execute_complex_project(" ".join(sys.argv[1:]) or PROJECT)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from minimax_code.errors import WorkspaceError
 from minimax_code.events import Recorded, TaskBegan, ToolEnded, WorkerStarted, WorkerStopped
+from minimax_code.jobs.carried import last_named
 from minimax_code.store import Packs
 from minimax_code.workbench.workspace import UNFINISHED, Workspace
 
@@ -36,7 +37,7 @@ async def take_place(root: Path, owner: str, recorded: Sequence[Recorded], packs
         before.rename(place / "shadow.git")
     tree, last = _last_tree(recorded), _last_worker(recorded)
     workspace = await Workspace.open(place) if (place / "shadow.git").is_dir() else None
-    if workspace is None or not await workspace.has(tree):
+    if workspace is None or not all([await workspace.has(one) for one in {tree, last_named(recorded)}]):
         kept = await _kept(packs, tree, f"the files of this job are not in {root}, where {last} had them")
         if workspace is None:
             workspace = await Workspace.receive(place, begun[0].base, tree, kept)

@@ -61,6 +61,7 @@ class _Worker:
         self._store, self._lease, self._clock = store, lease, clock
         self._row = store.job(lease.job)
         self._log: StoredLog = store.log(lease.job, lease)
+        self._packs = store.packs(lease)
         self._began = self._counted = clock.monotonic()
         self._task: asyncio.Future[object] | None = None
         self._cause: Literal["paused", "cancelled", "lost"] | None = None  # why the work was cut short
@@ -74,7 +75,7 @@ class _Worker:
             spec=row.spec,
             worked_s=row.worked_s,
             clock=self._clock,
-            packs=await in_thread(self._store.packs, self._lease),
+            packs=self._packs,
         )
         gate = GatedLog(self._log, hours=hours, worked_s=self._worked_s, stop=self._cut)
         self._task = asyncio.ensure_future(work(assignment, gate))
@@ -124,6 +125,8 @@ class _Worker:
                 raise LeaseError(f"{self._lease.job} was taken by another worker: this one lets go of it")
             case "cancelled":
                 await self._log.end(WorkerStopped(reason="cancelled"), "cancelled")
+                if self._packs:
+                    await self._packs.clear()
             case "paused":
                 await self._log.append(WorkerStopped(reason="paused"))
             case None:  # this process is to end

@@ -46,6 +46,19 @@ class Packs:
         """
         return await in_thread(self._read)
 
+    async def clear(self) -> None:
+        """Forgets all of them: nobody will go on with the job.
+
+        Raises:
+            StoreError: they can't be removed.
+        """
+        await in_thread(self._clear)
+
+    def _clear(self) -> None:
+        with self._database.write() as connection:
+            connection.execute(packs.delete().where(packs.c.job == self._lease.job))
+        self.sizes, self.is_whole = {}, True
+
     def _add(self, tree: str, data: bytes | None) -> None:
         job, size = self._lease.job, len(data or b"")
         with self._database.write() as connection:

@@ -75,17 +75,22 @@ def test_the_example_of_the_article(tmp_path: Path, model: ScriptedModel, capsys
 
 def test_a_cluster_of_ones_own(model: ScriptedModel, capsys: pytest.CaptureFixture[str]) -> None:
     """As the article writes one, of agents and a router; files go from one round to the next."""
-    runpy.run_path(str(EXAMPLES / "own_cluster.py"))["main"]("Watch numbers")
-    said = capsys.readouterr().out.splitlines()
-    assert said[:3] == [
-        "Initialized agent: Backend Developer Alpha (Backend Engineer)",
-        "Initialized agent: QA Engineer (Quality Assurance)",
+    example = runpy.run_path(str(EXAMPLES / "own_cluster.py"))
+    example["execute_complex_project"](example["PROJECT"])
+    _, _, _, _, last, *said = capsys.readouterr().out.splitlines()
+    assert last == "Initialized agent: QA Engineer (Quality Assurance)"
+    assert said == [
         "Decomposed into 2 sub-tasks",
-    ]
-    assert said[3:] == [
+        "",
+        "Executing 2 tasks with agent cluster...",
         "Agent Backend Developer Alpha executing task ingest",
         "Agent QA Engineer executing task alert",
-        "Completed: 2 of 2",
+        "",
+        "Project Execution Report:",
+        "  Total tasks: 2",
+        "  Completed: 2",
+        "  Failed: 0",
+        "  Agents utilized: 2",
     ]
 
 

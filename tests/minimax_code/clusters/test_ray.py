@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import sys
 import threading
 import time
 from pathlib import Path
@@ -122,6 +123,12 @@ def test_a_run_that_another_process_has_taken_ends_and_changes_nothing(
 def test_what_cannot_be_had_is_refused(options: dict[str, Any], message: str, new_cluster: NewCluster) -> None:
     with pytest.raises(InputError, match=message):
         new_cluster(**{"executor": "ray", **options}).execute_parallel([subtask("a")])
+
+
+def test_without_ray_it_is_said_how_to_have_it(new_cluster: NewCluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"^executor: needs Ray: pip install 'openm3\[ray\]'$"):
+        new_cluster(executor="ray").execute_parallel([subtask("a")])
 
 
 def test_work_that_cannot_travel_is_refused(cluster: RayCluster, new_cluster: NewCluster) -> None:

@@ -18,7 +18,7 @@ from minimax_code.jobs import Job, JobSpec, carried
 from minimax_code.jobs.task import do_task
 from minimax_code.jobs.worker import work_on
 from minimax_code.model import Reply, Request
-from minimax_code.store import Store
+from minimax_code.store import Lease, Store
 from minimax_code.testing import ModelServer
 from minimax_code.work.task import Task
 
@@ -71,6 +71,8 @@ class Machines:
         result = Job(self.store, self.job).get_results()
         assert (result.success, result.files_changed) == (True, ("notes.txt",)), result
         assert result.diff.endswith("\n one\n+two\n"), "the command that adds a line counts once"
+        packs = self.store.packs(Lease(job=self.job, owner="", token=0, seconds=0))
+        assert not packs or not packs.sizes, "what nobody will go on with isn't kept"
 
 
 @pytest.fixture
