@@ -10,7 +10,7 @@ demo: .venv/serve  ## fetch the default model and ask it about this repository's
 
 # A worker for each core, with one thread of torch in each; who is done first takes half of what the other has left.
 test: .venv/dev programs lint types  ## everything that CI runs
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist worksteal
 
 # What the tests need beside Python, as PROGRAM:PACKAGE. PostgreSQL for servers of their own, the browser of the console,
 # the sandbox in which agents run code, what they search with (without it Python searches), and what runs JavaScript's

@@ -13,6 +13,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from helpers.command import OPENM3
+
 FOLDER = Path(__file__).parents[1] / "examples"
 EXAMPLES = sorted(FOLDER.glob("*.py"))
 OF_CLIENT = sorted(FOLDER.glob("sdk/*.py"))
@@ -56,7 +58,7 @@ def base_url(default_model_path: Path) -> Generator[str, None, None]:
     """`openm3 serve` as users start it, on a free port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", "from openm3.cli.main import main; main()", "serve", "--port", str(port)]
+    command = [*OPENM3, "serve", "--port", str(port)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as server:
         address = f"http://127.0.0.1:{port}"
         try:

@@ -9,7 +9,6 @@ import shutil
 import signal
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import fields
@@ -20,6 +19,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from helpers.command import OPENM3
 from openm3.cli.main import openm3
 from openm3.cli.train_align import align
 from openm3.config import EngineConfig, SparseConfig
@@ -46,8 +46,7 @@ def run(*given: Any) -> Result:
 
 def start(*given: Any, **options: Any) -> subprocess.Popen[str]:
     """The same in a process of its own."""
-    script = [sys.executable, "-c", "from openm3.cli.main import main; main()"]
-    return subprocess.Popen([*script, *arguments(*given)], stderr=subprocess.PIPE, text=True, **options)
+    return subprocess.Popen([*OPENM3, *arguments(*given)], stderr=subprocess.PIPE, text=True, **options)
 
 
 def rows(out: Path) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from helpers.command import OPENM3
 from helpers.tiny import write_tiny_model
 from openm3.config import EngineConfig
 from openm3.engine.llm import LLM
@@ -25,7 +26,6 @@ from openm3.train.run_config import RunConfig
 from openm3.train.schedule import share_of_peak
 from openm3.train.sharding import Group, joined
 
-OPENM3 = [sys.executable, "-c", "from openm3.cli.main import main; main()"]
 STEPS = 8
 CONFIG = """
 [model]
