@@ -39,8 +39,8 @@ async def work_here(
 
 
 def this_process() -> str:
-    """The name of this process as an owner of jobs."""
-    return f"{os.uname().nodename}-{os.getpid()}"
+    """The name of this process as an owner of jobs that it works on itself. Others have workers, which outlive them."""
+    return f"{os.uname().nodename}-here-{os.getpid()}"
 
 
 def owner_here(row: JobRow) -> str:
@@ -48,7 +48,7 @@ def owner_here(row: JobRow) -> str:
 
     In the name of a dead one it needn't wait until that one's lease has run out, and goes on in its folder.
     """
-    machine, _, process = (row.owner or "").rpartition("-")
+    machine, _, process = (row.owner or "").rpartition("-here-")
     if row.owner and machine == os.uname().nodename and process.isdigit() and not _is_alive(int(process)):
         return row.owner
     return this_process()
@@ -89,9 +89,13 @@ class Follower:
 
     @contextlib.asynccontextmanager
     async def following(self) -> AsyncGenerator[None, None]:
-        """Tells as they come while the context lasts, and then of those that are there."""
-        ended = asyncio.Event()
+        """Tells as they come while the context lasts, and then of those that are there.
+
+        Where telling fails, as nobody listens any more, what is done in the context is cancelled, and that is raised.
+        """
+        ended, work = asyncio.Event(), asyncio.current_task()
         following = asyncio.create_task(self._follow(ended))
+        following.add_done_callback(lambda _: work and not ended.is_set() and work.cancel())
         try:
             yield
         finally:

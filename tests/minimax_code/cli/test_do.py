@@ -198,6 +198,20 @@ def test_ctrl_c_leaves_the_task_in_the_store_and_says_how_to_go_on(user: User, a
     assert told == (job, "work", 15.0, TASK)
 
 
+def test_when_nobody_reads_what_it_prints_the_work_ends_and_is_kept(user: User) -> None:
+    with ModelServer(ScriptedModel([PLAN, call("bash", command="sleep 60")])) as server:
+        command = user.command("exec", TASK, "--check", "python3 check.py", "--base-url", server.base_url)
+        with subprocess.Popen(
+            command, env=user.environment, cwd=user.shop, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            assert process.stdout and process.stderr
+            process.stdout.readline()
+            process.stdout.close()
+            assert (process.wait(timeout=30), process.stderr.read()) == (1, b"")
+    [listed] = json.loads(user.types("jobs", "--json").stdout)
+    assert listed["state"] == "crashed_resumable"
+
+
 def test_a_worker_has_another_agent_do_a_part(user: User) -> None:
     part = call("delegate", task="Mend total() in cart.py")
     ran = user.asks([PLAN, part, FIX, "I mended it.", DONE, PASS], "exec", TASK, "--check", "python3 check.py")
