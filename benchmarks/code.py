@@ -32,6 +32,7 @@ from benchmarks.code_cache import Cache
 from benchmarks.code_gate import gate_humaneval, gate_tasks
 from benchmarks.code_model import answer_problem, do_task, summary
 from benchmarks.machine import describe, save, spread
+from minimax_code.errors import CodeError
 from minimax_code.model import Strategy
 from minimax_code.remote import ServerModel
 from minimax_code.skills.calibration import calibrate, known_calibration
@@ -77,8 +78,9 @@ def tell(result: dict[str, Any]) -> str:
         lines += ["", "| HumanEval, answers | passed | of | seconds |", "|---|---|---|---|"]
         for row in result["humaneval"]["rows"]:
             lines.append(f"| {row['answer']} | {row['passed']} | {row['of']} | {row['seconds']:.0f} |")
-    lines += ["", "| tasks | of | packages | gates hold | to mend | to keep | seconds of tests, median and most |"]
-    lines.append("|---|---|---|---|---|---|---|")
+    if result["tasks"]:
+        lines += ["", "| tasks | of | packages | gates hold | to mend | to keep | seconds of tests, median and most |"]
+        lines.append("|---|---|---|---|---|---|---|")
     for kind, words in _KINDS.items():
         if kind in result["tasks"]:
             one = result["tasks"][kind]
@@ -132,6 +134,7 @@ def recipes(arguments: argparse.Namespace) -> dict[str, list[tuple[str, dict[str
 
 def prepare(arguments: argparse.Namespace, cache: Cache) -> None:
     """Fetches what the tasks need, and says how much it is."""
+    cache.folder.mkdir(parents=True, exist_ok=True)
     for kind, found in recipes(arguments).items():
         for _, recipe in found:
             code_tasks.fetch(kind, recipe, cache)
@@ -235,7 +238,10 @@ def main() -> None:
     with Cache(arguments.cache) as cache:
         if arguments.prepare:
             return prepare(arguments, cache)
-        result = asyncio.run(run(arguments, cache))
+        try:
+            result = asyncio.run(run(arguments, cache))
+        except CodeError as error:
+            raise SystemExit(f"{error}; what is known is kept, and the same command goes on") from error
     if arguments.save:
         return save(arguments.save, result, tell(result))
     print(tell(result))

@@ -58,9 +58,12 @@ class Book:
                 flush=True,
             )
 
-        async with asyncio.TaskGroup() as group:
-            for key, job in todo:
-                group.create_task(one(key, job))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for key, job in todo:
+                    group.create_task(one(key, job))
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None  # the first ended the others
         return [self._rows[key] for key, _ in named if key in self._rows]
 
     def _add(self, row: Row) -> None:

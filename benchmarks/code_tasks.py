@@ -32,7 +32,7 @@ from minimax_code.workbench.testrun import TestRun, run_tests
 
 RECIPES = Path(__file__).with_name("code_recipes.json")
 MUTANTS = Path(__file__).with_name("code_mutants.json")
-_SETTINGS = "[pytest]\npythonpath = {paths}\naddopts = -p no:cacheprovider {options}\n"
+_SETTINGS = "[pytest]\npythonpath = {paths}\npython_files = {files}\naddopts = -p no:cacheprovider {options}\n"
 # What tells Python or pytest how to run is of the release, never of who is graded; nor are compiled files.
 _NO_SOURCES = ("conftest.py", "pytest.ini", "sitecustomize.py", "usercustomize.py", "*.pth", "__pycache__", ".git")
 
@@ -172,7 +172,9 @@ def lay(suite: Suite, sources: Path, folder: Path) -> None:
         _copy(suite.new / path, folder / path, shutil.ignore_patterns("__pycache__"))
     roots = dict.fromkeys(str(PurePosixPath(path).parent) for path in suite.sources)
     paths = " ".join([*roots, *map(str, suite.needs)])
-    (folder / "pytest.ini").write_text(_SETTINGS.format(paths=paths, options=suite.options))
+    (folder / "pytest.ini").write_text(
+        _SETTINGS.format(paths=paths, files="test_*.py *_test.py tests.py", options=suite.options)
+    )
 
 
 def _copy(source: Path, target: Path, ignore: Any) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,6 +94,19 @@ def test_a_task_of_two_releases_is_judged_and_no_cheat_passes(recipe: dict[str, 
         lies = {**recipe, "failing": ["tests/test_shop.py::test_total"]}
         wrong = asyncio.run(gate_tasks(sandbox, [sdist_task(lies, cache)], Book(book)))["rows"][0]["wrong"]
         assert wrong == ["other tests fail than the recipe says", "empty: mends its tests"]
+
+
+def test_the_command_judges_tasks_of_a_released_package(tmp_path: Path) -> None:
+    names = ["sdist/xmltodict-1.0.3", "mutation/xmltodict-1"]
+    command = [sys.executable, "-m", "benchmarks.code", "--results", str(tmp_path / "results.jsonl"), "--tasks", *names]
+    root = Path(__file__).parents[2]
+    first = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.splitlines()
+    told = json.loads(first[-1])["tasks"]
+    assert {kind: (one["of"], one["wrong"]) for kind, one in told.items()} == {"sdist": (1, {}), "mutation": (1, {})}
+    # What was interrupted goes on where it was.
+    again = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert json.loads(again[-1])["tasks"] == told
+    assert not any(name in line for name in names for line in again)
 
 
 def test_another_archive_than_the_recipe_names_is_refused(recipe: dict[str, Any], tmp_path: Path) -> None:
