@@ -17,6 +17,7 @@ from minimax import prompts
 from minimax.errors import ContextOverflowError
 from minimax.fences import files
 from minimax.flow import Ask, Flow
+from minimax.pieces import split
 from minimax.project import texts_in
 from minimax.types import Code, CodeFile, Issue, Receipt, Review, Text, TokenCount, Usage
 
@@ -27,7 +28,6 @@ FRAMEWORK, DOCSTRINGS, DEPTH = "pytest", "google-docstring", "comprehensive"
 
 _ANSWER_TOKENS = 1024  # room for an answer whose max_tokens nobody gave
 _SAFE_TOKENS = 1024  # shorter texts fit into any window that is worth the name
-_OVERLAP = 0.1
 _ROOM = 0.9  # of what a part may take: tokens are not spread evenly over a text
 
 
@@ -355,20 +355,6 @@ def over_context(
     combined = yield from over_context(defaults, combine, joined, on_overflow, sampling)
     used = sum((answer.usage for answer in answers), combined.usage)
     return replace(combined, usage=used, num_parts=len(parts))
-
-
-def split(text: str, size: int) -> list[str]:
-    """Pieces of at most `size` characters, which end with lines where they can; a tenth of each is in the next too."""
-    pieces, start = list[str](), 0
-    while True:
-        end = start + size
-        if size < 2 or end >= len(text):
-            pieces.append(text[start:])
-            return pieces
-        line_end = text.rfind("\n", start + size // 2, end) + 1
-        end = line_end or end
-        pieces.append(text[start:end])
-        start = end - int(size * _OVERLAP)
 
 
 def with_files(text: Text, default_name: str = "code") -> Code:

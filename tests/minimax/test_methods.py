@@ -15,7 +15,7 @@ import pytest
 
 import minimax
 from minimax import AsyncMiniMaxM3, MiniMaxM3
-from minimax.methods import split
+from minimax.pieces import split
 from minimax.testing import Reply, ScriptedTransport
 from minimax.types import Code, Failure
 
