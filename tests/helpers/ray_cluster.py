@@ -30,6 +30,11 @@ class RayCluster:
             self._second = self._cluster.add_node(**_NODE)
         self.address: str = self._cluster.address
 
+    @property
+    def second_node(self) -> str:
+        """The id of the one that can be lost."""
+        return str(self._second.node_id)
+
     def actors(self, name: str) -> list[int]:
         """The processes of this cluster that run actors of a class."""
         raylets = {info.process.pid for node in self._cluster.list_all_nodes() for info in node.all_processes["raylet"]}

@@ -25,52 +25,64 @@ from .conftest import NewCluster, subtask
 LOST = re.compile(r"its process on the Ray cluster was lost \(\w+\), and what had come of it is not known")
 
 
-def test_errands_on_two_nodes_one_of_which_is_lost(
+def test_what_becomes_of_errands(
     cluster: RayCluster, new_cluster: NewCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Another one does what it had, and is told so; an errand that kills whatever does it is given up."""
+    """Whoever does one that a process died over is told so; one that kills whatever does it is given up."""
     monkeypatch.setattr(on_ray, "MOST_LOST", 2)
+
+    async def work(errand: Errand) -> Outcome:
+        if errand.subtask.id == "deadly" or (errand.subtask.id == "unlucky" and not errand.causes):
+            os._exit(1)
+        if errand.subtask.id == "wrong":
+            raise ValueError("no")
+        return Outcome(success=True, result={"causes": list(errand.causes), "inputs": dict(errand.inputs)})
+
+    agents = new_cluster({"auto_retry": False}, work=work, executor="ray", ray=cluster.address)
+    assert agents.executor == "ray"
+    unlucky, wrong, deadly, last = agents.execute_parallel(
+        [*map(subtask, ["unlucky", "wrong", "deadly"]), subtask("last", "unlucky")]
+    )
+    assert unlucky["success"] and LOST.fullmatch(*unlucky["result"]["causes"])
+    assert last["result"]["inputs"] == {"unlucky": unlucky["result"]}
+    assert (wrong["success"], wrong["causes"]) == (False, ["ValueError: no"])
+    assert (deadly["success"], deadly["causes"]) == (False, ["2 processes of the Ray cluster were lost over it"])
+
+
+def test_another_node_does_what_a_lost_one_had(cluster: RayCluster, new_cluster: NewCluster, tmp_path: Path) -> None:
+    names, nodes = "xy", set[str]()
 
     async def work(errand: Errand) -> Outcome:
         import ray
 
-        name, node = errand.subtask.id, ray.get_runtime_context().get_node_id()
-        (tmp_path / f"{name}-{len(errand.causes)}").write_text(node)
-        if name == "deadly":
-            os._exit(1)
-        if name == "wrong":
-            raise ValueError("no")
+        node = ray.get_runtime_context().get_node_id()
+        (begun := tmp_path / f"{errand.subtask.id}-{len(errand.causes)}").with_suffix(".part").write_text(node)
+        begun.with_suffix(".part").rename(begun)
         while not (tmp_path / "go").exists():
             await asyncio.sleep(0.05)
-        told = {"node": node, "causes": list(errand.causes), "inputs": dict(errand.inputs)}
-        return Outcome(success=True, result=told)
+        return Outcome(success=True, result={"node": node, "causes": list(errand.causes)})
 
     def lose() -> None:
-        has_begun = {name: tmp_path / name for name in ("x-0", "y-0", "deadly-1", "wrong-0", "x-1", "y-1")}
-        if eventually(lambda: all(has_begun[one].exists() for one in [*has_begun][:4]), within_s=60):
+        if eventually(lambda: all((tmp_path / f"{name}-0").exists() for name in names), within_s=90):
+            lost = [name for name in names if (tmp_path / f"{name}-0").read_text() == cluster.second_node]
+            nodes.update((tmp_path / f"{name}-0").read_text() for name in names)
             cluster.lose_a_node()
-            eventually(lambda: has_begun["x-1"].exists() or has_begun["y-1"].exists(), within_s=60)
+            eventually(lambda: all((tmp_path / f"{name}-1").exists() for name in lost), within_s=90)
         (tmp_path / "go").touch()
 
     agents = new_cluster({"auto_retry": False}, work=work, executor="ray", ray=cluster.address)
-    assert agents.executor == "ray"
     losing = threading.Thread(target=lose)
     losing.start()
     try:
-        results = agents.execute_parallel([*map(subtask, ["x", "y", "wrong", "deadly"]), subtask("z", "x")])
+        results = agents.execute_parallel([*map(subtask, names)])
     finally:
         losing.join()
         cluster.add_a_node()
-    x, y, wrong, deadly, z = results
-    assert (x["success"], y["success"], z["success"]) == (True, True, True), results
-    begun = {(tmp_path / f"{name}-0").read_text() for name in "xy"}
-    [left] = {one["result"]["node"] for one in (x, y, z)}
-    assert len(begun) == 2 and left in begun
-    [cause] = x["result"]["causes"] + y["result"]["causes"]
-    assert LOST.fullmatch(cause)
-    assert z["result"]["inputs"] == {"x": x["result"]}
-    assert (wrong["success"], wrong["causes"]) == (False, ["ValueError: no"])
-    assert (deadly["success"], deadly["causes"]) == (False, ["2 processes of the Ray cluster were lost over it"])
+    assert [one["success"] for one in results] == [True] * 2, results
+    [left] = {one["result"]["node"] for one in results}
+    assert len(nodes) == 2 and left in nodes, "both had some"
+    causes = [cause for one in results for cause in one["result"]["causes"]]
+    assert causes and all(LOST.fullmatch(cause) for cause in causes)
 
 
 def test_a_run_that_another_process_has_taken_ends_and_changes_nothing(
