@@ -38,7 +38,7 @@ def doctor(offline: bool, **options: Any) -> None:
     tell(probe(), used)
     git = _program("git", "snapshots and changes", "apt-get install git")
     model = Probe(name="model", works=True, detail="not asked") if offline else asyncio.run(_model(wanted))
-    tell((git, _ripgrep(), _mcp(), model), "")
+    tell((git, _ripgrep(), _extra("mcp", "servers of tools"), _extra("acp", "editors"), model), "")
     path = settings_path()
     click.echo(f"  settings    {path}{'' if path.exists() else ' (not there, so defaults)'}")
     if not (used and git.works and model.works):
@@ -65,10 +65,10 @@ def _ripgrep() -> Probe:
     return Probe(name="ripgrep", works=bool(path), detail=path or missing, remedy="" if path else "pip install ripgrep")
 
 
-def _mcp() -> Probe:
-    there = importlib.util.find_spec("mcp") is not None
-    detail = "servers of tools can be used" if there else "not installed; no servers of tools"
-    return Probe(name="mcp", works=there, detail=detail, remedy="" if there else "pip install 'openm3[mcp]'")
+def _extra(name: str, serves: str) -> Probe:
+    there = importlib.util.find_spec(name) is not None
+    detail = f"{serves} can be used" if there else f"not installed; no {serves}"
+    return Probe(name=name, works=there, detail=detail, remedy="" if there else f"pip install 'openm3[{name}]'")
 
 
 async def _model(wanted: Wanted) -> Probe:

@@ -86,7 +86,11 @@ async def opened(
     program, *rest = user.command("acp", *args)
     with ModelServer(ScriptedModel(script)) as server:
         environment = user.environment | {"MINIMAX_BASE_URL": server.base_url}
-        async with spawn_agent_process(editor, program, *rest, env=environment) as (agent, process):
+        patient = {"shutdown_timeout": 30.0}
+        async with spawn_agent_process(editor, program, *rest, env=environment, transport_kwargs=patient) as (
+            agent,
+            process,
+        ):
             greeted = await agent.initialize(protocol_version=PROTOCOL_VERSION)
             assert greeted.agent_info and greeted.agent_info.name == "minimax-code"
             if new:
