@@ -45,14 +45,13 @@ async def fix(
     """
     effort, may_write = effort or Effort(), checks.may_write if checks is not None else None
     before = await bench.run_tests()
-    passed = frozenset(case.name for case in before.cases if case.outcome == "passed")
     checks, own, usage, notes = await _what_to_pass(model, bench, problem, checks, before, effort)
-    checks = replace(checks, kept=checks.kept | passed, may_write=may_write)
+    checks = replace(checks, kept=checks.kept | before.passing, may_write=may_write)
     failure = failure_of(before.failures[0]) if before.failures else ""
     found = list(paths) or await localise(bench, f"{problem}\n{failure}")
     asked = prompt_of("fix", problem=problem, failure=f"A test fails:\n\n{failure}" if failure else "").strip()
     base = await bench.workspace.snapshot()
-    examiner = Examiner(bench=bench, checks=checks, base=base, frozen=_tests_of(bench, before))
+    examiner = Examiner(bench=bench, checks=checks, base=base, frozen=_tests_of(before))
     solution = await _change(model, bench, asked, found, examiner, effort, is_proof=not own)
     return solution.model_copy(update={"usage": solution.usage + usage, "notes": (*notes, *solution.notes)})
 
@@ -74,9 +73,16 @@ async def _what_to_pass(
 
 
 async def refactor(
-    model: Model, bench: Workbench, asked: str, *, paths: Sequence[str] = (), effort: Effort | None = None
+    model: Model,
+    bench: Workbench,
+    asked: str,
+    *,
+    paths: Sequence[str] = (),
+    checks: Checks | None = None,
+    effort: Effort | None = None,
 ) -> Solution:
     """Rebuilds files without a change of what they do: tests pass as before, and functions return what they returned.
+    Checks of the caller's have to pass besides.
 
     "verified" where tests run what was changed; "plausible" where only calls of functions were compared. If no answer
     keeps what the files do, the workspace is as it was.
@@ -89,12 +95,12 @@ async def refactor(
     found = list(paths) or await localise(bench, asked)
     sources = [path for path in found if not is_test(path)]
     before = await bench.run_tests(covered=[path for path in sources if path.endswith(".py")])
-    passed = frozenset(case.name for case in before.cases if case.outcome == "passed")
     shown, _ = await that_fit(model, bench, found)
     same = Alike(bench=bench)
     await same.remember(shown)
     base = await bench.workspace.snapshot()
-    examiner = Examiner(bench=bench, checks=Checks(kept=passed), base=base, frozen=_tests_of(bench, before))
+    checks = replace(checks or Checks(), kept=before.passing)
+    examiner = Examiner(bench=bench, checks=checks, base=base, frozen=_tests_of(before))
     is_run = any(file.statements - file.missing for file in before.lines.values())
     asked = prompt_of("refactor", asked=asked)
     return await _change(model, bench, asked, found, examiner, effort, is_proof=is_run, same=same)
@@ -204,6 +210,6 @@ def _told(best: Candidate, before: Mapping[str, str]) -> list[str]:
     ]
 
 
-def _tests_of(bench: Workbench, before: TestRun) -> frozenset[str]:
+def _tests_of(before: TestRun) -> frozenset[str]:
     """Files of tests that were run: no answer may change what it is measured by."""
     return frozenset(case.name.partition("::")[0] for case in before.cases)

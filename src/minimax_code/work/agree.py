@@ -8,7 +8,9 @@ from minimax_code.contract import Check, Contract
 from minimax_code.model import Model
 from minimax_code.work.acceptance import AcceptanceTest, write_acceptance_test
 from minimax_code.work.checks import command_of, run_checks
+from minimax_code.work.dialect import dialect_of
 from minimax_code.work.frozen import read
+from minimax_code.work.kind import kind_of
 from minimax_code.work.task import Task
 from minimax_code.workbench.bench import Workbench
 from minimax_code.workbench.files import path_problem
@@ -22,20 +24,28 @@ async def agree(task: Task, *, model: Model, bench: Workbench) -> Contract:
     """The user's checks, or a test that a model has written and that fails without the work; and in both cases what
     passes already has to pass afterwards too. All of it is tried out in a copy.
 
+    No test can fail without work that changes nothing of what code does. Then it is what passes already, and for tests
+    that are to be written, that all pass.
+
     Raises:
         ModelError: the model can't be asked.
         BudgetError: there is nothing left to ask it with.
         SandboxError: the sandbox can't be started.
     """
     notes: list[str] = []
-    kept = await _what_passes(bench, notes)
+    kind, kept = kind_of(task.description), await _what_passes(bench, notes)
     if task.checks:
         contract = await _of_user(task, bench)
-    else:
+    elif kind in (None, "behaviour"):
         async with bench.copy() as copy:
             test = await write_acceptance_test(task, model=model, bench=copy)
         contract = _of_test(test)
         notes += contract.notes
+    else:
+        contract = Contract(checks=tuple(kept))
+        if kind == "tests" and not kept:
+            dialect, _ = await dialect_of(task.text, bench)
+            contract = Contract(checks=(Check(command=command_of(dialect.suite)),))
     commands = {check.command for check in contract.checks}
     checks = (*contract.checks, *(check for check in kept if commands and check.command not in commands))
     return contract.model_copy(
@@ -72,7 +82,7 @@ def _of_test(test: AcceptanceTest | list[str]) -> Contract:
 
 
 async def _what_passes(bench: Workbench, notes: list[str]) -> list[Check]:
-    """The tests that are there and pass, as a check; whatever else fails has failed before too."""
+    """The tests that are there and pass, as a check. Where some fail, whatever else fails has failed before too."""
     found = []
     for suite in bench.suites():
         async with bench.copy() as copy:
@@ -81,5 +91,5 @@ async def _what_passes(bench: Workbench, notes: list[str]) -> list[Check]:
         if run.receipt.exit_code is None:
             notes.append(f"the {suite} tests that are there don't end: {run.summary}; they are not part of the checks")
         elif passed:
-            found.append(Check(command=command_of(suite), exit_code=None, cases=passed))
+            found.append(Check(command=command_of(suite), exit_code=0 if run.passed else None, cases=passed))
     return found

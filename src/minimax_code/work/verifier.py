@@ -25,6 +25,7 @@ from minimax_code.work.frozen import lay, read
 from minimax_code.work.lines import changed_lines
 from minimax_code.work.task import Task
 from minimax_code.workbench.bench import Workbench
+from minimax_code.workbench.files import source_paths
 from minimax_code.workbench.receipt import Receipt
 from minimax_code.workbench.testrun import is_test
 
@@ -72,7 +73,7 @@ async def verify(work: Work, bench: Workbench, *, model: Model | None, log: Log,
     """
     async with bench.copy(work.tree) as clean:
         proof = await _prove(work, bench, clean)
-    if proof.mendable:  # which goes back, whatever a model may say
+    if proof.mendable or not work.changed:  # whatever a model may say
         return proof
     if model is None:
         unread = ("no model has looked at the change: by its calibration it can't judge any",)
@@ -111,7 +112,11 @@ async def _prove(work: Work, bench: Workbench, clean: Workbench) -> Verdict:
     beyond += [] if contract.checks else ["there is no acceptance check, so nothing is proven"]
     if contract.checks and not red:
         lines = {path: new for path, new in changed_lines(work.diff).items() if not is_test(path)}
-        measured = [await _uncovered(contract, clean, lines), await _unnoticed(contract, receipts, clean, lines)]
+        tests = [path for path in work.changed if is_test(path, "python") and not lines]
+        run = await _lines_run_by(tests, clean) if tests else lines
+        measured = [await _uncovered(contract, clean, lines), await _unnoticed(contract, receipts, clean, run)]
+        if tests and not any(measured[1]):
+            doubts.append("the tests that were written run no line of which they could notice a change")
         doubts += [doubt for _, doubt in measured if doubt]
         receipts += tuple(receipt for receipt, _ in measured if receipt)
         doubts += await _leaning(work, bench)
@@ -140,10 +145,18 @@ async def _uncovered(contract: Contract, clean: Workbench, lines: Lines) -> tupl
     return receipt, f"{told}, and {contract.min_coverage:g}% are asked for; not run are {missing}"
 
 
+async def _lines_run_by(tests: Sequence[str], clean: Workbench) -> Lines:
+    """Where nothing but tests was written: what they should notice is changes of the lines that they run."""
+    paths = source_paths(clean.workspace.path)
+    sources = [path for path in paths if path.endswith(".py") and not is_test(path)]
+    run = await clean.run_tests(tests, suite="python", covered=sources)
+    return {path: found for path, file in run.lines.items() if (found := file.statements - file.missing)}
+
+
 async def _unnoticed(
     contract: Contract, receipts: Sequence[Receipt], clean: Workbench, lines: Lines
 ) -> tuple[Receipt | None, str]:
-    """What became of small wrong changes of the changed lines; a doubt where tests and checks notice less than half."""
+    """What became of small wrong changes of these lines; a doubt where tests and checks notice less than half."""
     suite = next(iter(clean.suites()), None)
     others = [
         check
@@ -163,7 +176,7 @@ async def _unnoticed(
     if mutation.score is None:
         return None, ""
     tried = len(mutation.killed) + len(mutation.survived)
-    told = f"{len(mutation.killed)} of {tried} small wrong changes of the work are noticed"
+    told = f"{len(mutation.killed)} of {tried} small wrong changes are noticed"
     doubt = ""
     if mutation.score < _ENOUGH:
         first = mutation.survived[0]

@@ -82,7 +82,7 @@ def test_settings_that_make_tests_pass_are_found_out(shop: Shop) -> None:
 def test_tests_that_notice_nothing_prove_nothing(shop: Shop) -> None:
     shop.lay({"tests/test_cart.py": "import cart\n\n\ndef test_total():\n    assert cart\n"})
     told = _doubts(shop, task(checks=CHECK), fix("prices[0] + 1"))
-    assert "0 of 4 small wrong changes of the work are noticed; not so cart.py:2" in told
+    assert "0 of 4 small wrong changes are noticed; not so cart.py:2" in told
 
 
 def test_a_command_can_notice_what_tests_don_t(shop: Shop) -> None:
@@ -92,7 +92,7 @@ def test_a_command_can_notice_what_tests_don_t(shop: Shop) -> None:
     [mutants] = [receipt for receipt in result.receipts if receipt.command[0] == "mutants:"]
     assert (mutants.command[1:], mutants.checked) == (
         ("cart.py",),
-        "1 of 1 small wrong changes of the work are noticed",
+        "1 of 1 small wrong changes are noticed",
     )
     shop.place = shop.place / "again"
     assert "0 of 4 small wrong changes" in _doubts(shop, task(checks=["true"]), fix("prices[0] + 1"))
