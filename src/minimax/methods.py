@@ -92,9 +92,9 @@ def generation(
     sampling: Sampling,
 ) -> dict[str, Any]:
     """The body of `POST /code/generate`."""
-    given = {"language": language, "framework": framework, "style": style}
+    given = {"language": language, "framework": framework, "style": style, "include_tests": include_tests}
     options = {name: value for name, value in given.items() if value is not None}
-    return {**sampled(defaults, sampling), "prompt": prompt, "include_tests": include_tests, **options}
+    return {**sampled(defaults, sampling), "prompt": prompt, **options}
 
 
 def generate(body: dict[str, Any]) -> Flow[Code]:
@@ -128,6 +128,10 @@ def checked(body: dict[str, Any], otherwise: Flow[Code]) -> Flow[Code]:
     return generated(_object(data, GENERATE))
 
 
+def _sent(texts: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"path": path, "content": content} for path, content in texts.items()]
+
+
 def review_code(
     defaults: Defaults, code: str | Mapping[str, str], language: str | None, standards: Sequence[str], model: str | None
 ) -> Flow[Review]:
@@ -136,7 +140,7 @@ def review_code(
     if isinstance(code, str):
         body["code"] = code
     else:
-        body["files"] = [{"path": path, "content": content} for path, content in code.items()]
+        body["files"] = _sent(code)
     if language is not None:
         body["language"] = language
     data = _object((yield Ask(path="/code/review", body=body)), "/code/review")
@@ -168,8 +172,7 @@ def refactor(
     """The task "refactor" of `POST /code/generate`; elsewhere one documented prompt over the context."""
     wanted = prompts.REFACTORED.format(style=style, patterns=prompts.listed(patterns))
     ask = partial(prompts.REFACTOR.format, wanted=wanted, files=prompts.FILES)
-    asked = _over_project(defaults, ask, context, on_overflow, sampling)
-    return (yield from _changed(defaults, "refactor", wanted, context, asked, sampling))
+    return (yield from _changed(defaults, "refactor", wanted, ask, context, on_overflow, sampling))
 
 
 def fix_bug(
@@ -178,26 +181,22 @@ def fix_bug(
     """The task "fix" of `POST /code/generate`; elsewhere one documented prompt over the context."""
     explained = prompts.EXPLAIN if explain else ""
     ask = partial(prompts.FIX_BUG.format, error=error_log, explain=explained, files=prompts.FILES)
-    asked = _over_project(defaults, ask, context, on_overflow, sampling)
-    return (yield from _changed(defaults, "fix", f"{error_log}\n\n{explained}".strip(), context, asked, sampling))
-
-
-def _over_project(
-    defaults: Defaults, ask: Callable[..., str], context: str, on_overflow: OnOverflow, sampling: Sampling
-) -> Flow[Code]:
-    return with_files((yield from over_context(defaults, ask, context, on_overflow, sampling)))
+    return (yield from _changed(defaults, "fix", error_log + explained, ask, context, on_overflow, sampling))
 
 
 def _changed(
-    defaults: Defaults, task: str, prompt: str, context: str, otherwise: Flow[Code], sampling: Sampling
-) -> Flow[Code]:
+    defaults: Defaults, task: str, prompt: str, ask: Callable[..., str], context: str, on_overflow: OnOverflow,
+    sampling: Sampling,
+) -> Flow[Code]:  # fmt: skip
     """A change of a project whose files are told apart; of any other text the answer is in words."""
-    texts = texts_in(context)
-    if not texts:
-        return (yield from otherwise)
-    sent = [{"path": path, "content": content} for path, content in texts.items()]
-    body = {**sampled(defaults, sampling), "task": task, "prompt": prompt, "files": sent}
-    return (yield from checked(body, otherwise))
+
+    def in_words() -> Flow[Code]:
+        return with_files((yield from over_context(defaults, ask, context, on_overflow, sampling)))
+
+    if not (texts := texts_in(context)):
+        return (yield from in_words())
+    body = {**sampled(defaults, sampling), "task": task, "prompt": prompt, "files": _sent(texts)}
+    return (yield from checked(body, in_words()))
 
 
 def generate_tests(
