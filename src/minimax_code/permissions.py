@@ -155,8 +155,12 @@ class Permissions:
 
     def forbids_change(self, paths: Sequence[str]) -> str | None:
         """The first of these paths that no tool may change, whichever did: what `deny write(...)` says of files."""
-        rules = [rule for rule in self.rules if rule.action == "deny" and rule.tool in ("write", "edit")]
-        return next((path for path in paths if any(fnmatchcase(path, rule.subject) for rule in rules)), None)
+        return next((path for path in paths if any(fnmatchcase(path, rule.subject) for rule in self.of_files)), None)
+
+    @property
+    def of_files(self) -> list[Rule]:
+        """Rules that say which files no tool may change."""
+        return [rule for rule in self.rules if rule.action == "deny" and rule.tool in ("write", "edit")]
 
 
 def _allowing(rules: Sequence[Rule], tool: str, subject: str, parts: Sequence[str]) -> Rule | None:

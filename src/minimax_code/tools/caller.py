@@ -117,7 +117,8 @@ class Caller:
             return output, before
         workspace = self.bench.workspace
         tree = await workspace.snapshot()
-        if tree != before and (path := self.permissions.forbids_change(await workspace.changed_files(before, tree))):
+        changed = await workspace.changed_files(before, tree) if tree != before and self.permissions.of_files else ()
+        if path := self.permissions.forbids_change(changed):
             await workspace.restore(before)
             return Output(f"{path} may not be changed, so all that this call changed was undone", failed=True), before
         return output, tree
