@@ -244,7 +244,7 @@ class _Execution:
         checked, verdict, contract = progress.checked, progress.verdict, progress.contract
         tree = checked.tree if checked else await workspace.snapshot()
         base = progress.base or tree
-        diff = (await workspace.patch(base, tree)).decode(errors="replace")
+        diff = (await workspace.patch(base, tree)).decode()
         created = created_files(diff)
         red = complaints(contract, checked.receipts, tree) if contract and checked else ()
         return TaskResult(

@@ -9,9 +9,9 @@ import tempfile
 from pathlib import Path
 
 from minimax_code.errors import WorkspaceError
-from minimax_code.workbench.git import Git
+from minimax_code.workbench.git import ALONE, Git
 from minimax_code.workbench.names import text_name
-from minimax_code.workbench.workspace import Workspace
+from minimax_code.workbench.workspace import Workspace, make_shadow
 
 _LINK = re.compile(rb"^(?:new file mode|new mode|index [0-9a-f]+\.\.[0-9a-f]+) 120000$", re.MULTILINE)
 _APPLY = ("apply", "--whitespace=nowarn")
@@ -29,13 +29,15 @@ async def apply_patch(patch: bytes, folder: Path) -> list[str]:
         WorkspaceError: it is no patch, it conflicts, or it leads out of the folder; nothing was changed.
     """
     _check(patch)
-    # A repository further up doesn't matter: paths are from this folder on.
-    git = Git({"GIT_CEILING_DIRECTORIES": folder.absolute().parent}, cwd=folder)
-    code, told = await git.run(*_APPLY, "--check", stdin=patch)
-    if code != 0:
-        patch = await _merged(patch, folder, text_name(told).strip())
-    names = await git(*_APPLY, "--numstat", "-z", stdin=patch)
-    await git(*_APPLY, stdin=patch)
+    with tempfile.TemporaryDirectory(prefix="minimax-code-") as name:
+        # By a repository of ours, as the user's may have line ends and filters change the bytes.
+        await make_shadow(Path(name, "git"))
+        git = Git({**ALONE, "GIT_DIR": f"{name}/git", "GIT_WORK_TREE": folder.absolute()}, cwd=folder)
+        code, told = await git.run(*_APPLY, "--check", stdin=patch)
+        if code != 0:
+            patch = await _merged(patch, folder, text_name(told).strip())
+        names = await git(*_APPLY, "--numstat", "-z", stdin=patch)
+        await git(*_APPLY, stdin=patch)
     return [text_name(line.split(b"\t", 2)[2]) for line in names.split(b"\0") if line]
 
 
@@ -59,7 +61,7 @@ async def commit_patch(patch: bytes, folder: Path, branch: str, message: str) ->
         await own("read-tree", head)
         code, told = await own.run(*_APPLY, "--cached", "--3way", f"--directory={prefix}", stdin=patch)
         if code != 0:
-            raise WorkspaceError(f"the change doesn't fit to HEAD ({_last(told)}); commit your own changes first")
+            raise WorkspaceError(f"the change doesn't fit to HEAD ({_refused(told)}); commit your own changes first")
         tree = (await own("write-tree")).decode().strip()
         commit = (await own("commit-tree", tree, "-p", head, stdin=message.encode())).decode().strip()
     await git("update-ref", f"refs/heads/{branch}", commit, "0" * len(commit))
@@ -75,12 +77,15 @@ async def _merged(patch: bytes, folder: Path, told: str) -> bytes:
         git = Git({**workspace.git.env, **theirs}, cwd=workspace.path)
         code, more = await git.run(*_APPLY, "--3way", stdin=patch)
         if code != 0:
-            raise WorkspaceError(f"the change doesn't fit to the files of today: {_last(more) or told}")
+            raise WorkspaceError(f"the change doesn't fit to the files of today: {_refused(more) or told}")
         return await workspace.patch()
 
 
-def _last(told: bytes) -> str:
-    return text_name(told).strip().splitlines()[-1] if told.strip() else ""
+def _refused(told: bytes) -> str:
+    """The first that git names as not fitting, else the last that it said."""
+    lines = text_name(told).strip().splitlines()
+    bad = [line for line in lines if line.startswith("error:") or line.endswith("with conflicts.")]
+    return (bad or lines[-1:] or [""])[0].removeprefix("error: ")
 
 
 def _check(patch: bytes) -> None:

@@ -121,8 +121,22 @@ class Workspace:
         return (await self._diff(old, new, "--patch", "--find-renames")).decode(errors="replace")
 
     async def patch(self, old: str | None = None, new: str | None = None) -> bytes:
-        """The same to the byte, as `git apply` takes it."""
-        return await self._diff(old, new, "--patch", "--binary", "--full-index", "--no-renames")
+        """The same to the byte, as `git apply` takes it, and in UTF-8: of files that have other bytes, as binary."""
+        args = ("--patch", "--binary", "--full-index", "--no-renames")
+        old, new = old or self.base, new or await self.snapshot()
+        whole = await self._diff(old, new, *args)
+        if _is_text(whole):
+            return whole
+        names = (await self._diff(old, new, "--name-only", "-z", "--no-renames")).split(b"\0")
+        return b"".join([await self._patch_of(os.fsdecode(name), old, new, *args) for name in names if name])
+
+    async def _patch_of(self, name: str, old: str, new: str, *args: str) -> bytes:
+        patch = await self._diff(old, new, *args, paths=(name,))
+        if _is_text(patch):
+            return patch
+        binary = self.folder / "shadow.git" / "info" / "binary"
+        binary.write_text("* -diff\n")
+        return await self._diff(old, new, *args, paths=(name,), config=f"core.attributesFile={binary}")
 
     async def changed_files(self, old: str | None = None, new: str | None = None) -> list[str]:
         """Paths of the files that a change adds, alters or removes; bytes that aren't UTF-8 are written as \\xNN."""
@@ -181,9 +195,12 @@ class Workspace:
     async def _set_base(self) -> None:
         await self.git("update-ref", "refs/base", await self.commit(self.base, "base"))
 
-    async def _diff(self, old: str | None, new: str | None, *args: str) -> bytes:
+    async def _diff(
+        self, old: str | None, new: str | None, *args: str, paths: tuple[str, ...] = (), config: str = "core.bare=false"
+    ) -> bytes:
         old, new = old or self.base, new or await self.snapshot()
-        return await self.git("diff-tree", "-r", "--no-color", "--no-ext-diff", "--no-textconv", *args, old, new)
+        diff = ("diff-tree", "-r", "--no-color", "--no-ext-diff", "--no-textconv", *args, old, new, "--", *paths)
+        return await self.git("-c", config, *diff)
 
 
 def _shadow(folder: Path) -> Git:
@@ -195,9 +212,25 @@ def _shadow(folder: Path) -> Git:
 
 async def _new_shadow(folder: Path) -> Git:
     (folder / "files").mkdir(parents=True)
-    await Git(ALONE)("init", "--quiet", "--template=", "--bare", folder / "shadow.git")
-    info = folder / "shadow.git" / "info"
-    info.mkdir()
-    (info / "attributes").write_text(_ATTRIBUTES)
-    (info / "exclude").write_text(_LITTER)
+    await make_shadow(folder / "shadow.git")
     return _shadow(folder)
+
+
+async def make_shadow(path: Path) -> None:
+    """Makes a repository for files that lie elsewhere, in which no attribute changes their bytes.
+
+    Raises:
+        WorkspaceError: there is no git.
+    """
+    await Git(ALONE)("init", "--quiet", "--template=", "--bare", path)
+    (path / "info").mkdir()
+    (path / "info" / "attributes").write_text(_ATTRIBUTES)
+    (path / "info" / "exclude").write_text(_LITTER)
+
+
+def _is_text(patch: bytes) -> bool:
+    try:
+        patch.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -248,6 +248,47 @@ def test_a_change_comes_to_the_user_whole_or_not_at_all(source: Path, tmp_path: 
     within(source, tmp_path, act)
 
 
+def test_what_a_result_keeps_as_text_lands_to_the_byte(source: Path, tmp_path: Path) -> None:
+    """Latin-1, CRLF, filters, modes, links, binary files, names that are no UTF-8: all in one change."""
+    git(source, "config", "filter.lfs.clean", f"touch {tmp_path}/attacked; cat")
+    git(source, "config", "core.autocrlf", "true")
+    (source / "latin.txt").write_bytes("Gr\u00fc\u00dfe\n".encode("latin-1") * 5)
+    (source / "link").symlink_to("code.py")
+
+    async def act(workspace: Workspace) -> None:
+        files = workspace.path
+        (files / "latin.txt").write_bytes("Gr\u00fc\u00dfe\n".encode("latin-1") * 4 + b"\xff\xfe ende\r\n")
+        (files / "crlf.txt").write_bytes(b"one\r\nTWO\nthree\r\n")
+        (files / "big.bin").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:11\nsize 2\n")
+        (files / os.fsdecode(RAW)).rename(files / os.fsdecode(b"th\xe9.txt"))
+        (files / "run.sh").chmod(0o644)
+        (files / "code.py").chmod(0o755)
+        (files / "link").unlink()
+        (files / "link").write_text("no link any more\n")
+        (files / "other").symlink_to("code.py")
+        (files / "blob").write_bytes(bytes(range(256)))
+        (files / "module" / "inner.py").write_bytes(b"inner = '\xe9'\n")
+        patch = (await workspace.patch()).decode().encode()  # as a result has it
+        assert b"+TWO\n" in patch  # what is text stays readable
+        untouched = state(source / ".git"), state(source / "untracked.py")
+        await apply_patch(patch, source)
+        for path in files.rglob("*"):
+            mine = source / path.relative_to(files)
+            assert path.is_symlink() == mine.is_symlink()
+            if path.is_file() and not path.is_symlink():
+                assert (mine.read_bytes(), os.access(mine, os.X_OK)) == (path.read_bytes(), os.access(path, os.X_OK))
+        assert not (source / os.fsdecode(RAW)).exists()
+        assert (state(source / ".git"), state(source / "untracked.py")) == untouched
+        assert not (tmp_path / "attacked").exists()
+
+        before = state(source)
+        with pytest.raises(WorkspaceError, match=r"files of today: caf\\xe9.txt: does not exist"):  # it was renamed
+            await apply_patch(patch, source)
+        assert state(source) == before
+
+    within(source, tmp_path, act)
+
+
 def test_three_ways_where_the_user_went_on(tmp_path: Path) -> None:
     folder = tmp_path / "repository"
     folder.mkdir()
