@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from minimax_code.errors import BudgetError, InputError
 from minimax_code.model import Usage
@@ -60,6 +60,13 @@ class Left(Record):
     seconds: float | None = None
     money: float | None = None
 
+    def share(self, part: float) -> dict[str, Any]:
+        """So much of each, as limits of a budget."""
+        counts = ("tokens", "calls")
+        return {
+            name: None if left is None else int(left * part) if name in counts else left * part for name, left in self
+        }
+
 
 class Budget:
     """Limits on tokens, calls, seconds and money. None is no limit; 0 is nothing at all.
@@ -99,26 +106,13 @@ class Budget:
         self._parent: Budget | None = None
         self._lock = threading.RLock()
 
-    def child(
-        self,
-        *,
-        tokens: int | None = None,
-        calls: int | None = None,
-        seconds: float | None = None,
-        money: float | None = None,
-        price: Price | None = None,
-        spent: Amount | None = None,
-    ) -> Budget:
-        """A budget whose uses count here too; it never has more than is left here. `spent` is what it used before."""
-        child = Budget(
-            tokens=tokens,
-            calls=calls,
-            seconds=seconds,
-            money=money,
-            price=price or self.price,
-            spent=spent,
-            clock=self._clock,
-        )
+    def child(self, *, price: Price | None = None, **limits: Any) -> Budget:
+        """A budget whose uses count here too, and that never has more than is left here.
+
+        Args:
+            limits: as of `Budget`, and `spent`.
+        """
+        child = Budget(price=price or self.price, clock=self._clock, **limits)
         child._parent, child._lock = self, self._lock
         return child
 

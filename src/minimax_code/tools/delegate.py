@@ -37,13 +37,7 @@ class Delegate(Typed[DelegateArguments]):
         self._start = start
 
     async def _call(self, arguments: DelegateArguments, place: Place) -> Output:
-        left = place.budget.left
-        budget = place.budget.child(
-            tokens=None if left.tokens is None else int(left.tokens * _SHARE),
-            calls=None if left.calls is None else int(left.calls * _SHARE),
-            seconds=None if left.seconds is None else left.seconds * _SHARE,
-            money=None if left.money is None else left.money * _SHARE,
-        )
+        budget = place.budget.child(**place.budget.left.share(_SHARE))
         stopped = await self._start(f"{place.agent}/{place.number}", arguments.task, place.bench, budget)
         if stopped.reason == "finished":
             return Output(stopped.message)

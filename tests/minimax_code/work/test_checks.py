@@ -108,7 +108,12 @@ def test_a_check_that_can_t_be_read_is_a_sentence(check: str, told: str) -> None
 
 
 def test_each_kind_is_a_task_s_check_and_is_run_on_what_is_handed_in(shop: Shop) -> None:
-    checks = ["api: cart:total(prices, tax=0)", "file: notes.md tax", "exit 1: python -c 'import cart; cart.total()'"]
+    checks = [
+        "api: cart:total(prices, tax=0)",
+        "file: notes.md tax",
+        "exit 1: python check.py",
+    ]
+    shop.lay({"check.py": "import cart\n\nassert cart.total([1], 1) != 2\n"})
     right = write("cart.py", "def total(prices, tax=0):\n    return sum(prices) + tax\n")
     result = shop.run(task(checks=checks), [PLAN, fix(), DONE, right, write("notes.md", "tax\n"), DONE, PASS])
     assert result.success, result
