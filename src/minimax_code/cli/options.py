@@ -26,7 +26,7 @@ _FOLDER = (
 _LIMITS = (
     click.option("--require", "requirements", multiple=True, help="What has to hold; may be given again."),
     click.option("--check", "checks", multiple=True,
-                 help="A command, 'exit N: COMMAND', 'api: MODULE:NAME(PARAMETERS)' or 'file: PATH'; may be given again."),
+                 help="A command, 'exit N: COMMAND', 'api: MODULE:NAME(ARGUMENTS)' or 'file: PATH'; may be repeated."),
     click.option("--budget", help="As in '100 API calls', '2M tokens' or '$5'."),
     click.option("--time", help="As in '30 minutes'."),
     click.option("--forbid", "forbidden", multiple=True, help="A path or pattern that may not be changed."),
