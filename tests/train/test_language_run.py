@@ -262,7 +262,7 @@ def test_two_processes_learn_as_one(text: Path, group: Group) -> None:
     go(start(text, group, "both"), stop_at=3)
     out, config = text.parent / "both", write_config(text)
     process = command(config, out, "--resume", processes=2)
-    stdout, stderr = process.communicate(timeout=120)
+    stdout, stderr = process.communicate(timeout=300)
     assert process.returncode == 0, stderr
     assert stdout.strip() == str(out / "model")
     for one, two in zip(whole, rows_of(out), strict=True):
