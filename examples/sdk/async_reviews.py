@@ -7,6 +7,8 @@ from minimax import AsyncMiniMaxM3
 FILES = {
     "src/models.py": "import os, sys\n\n\ndef load(path):\n    return eval(open(path).read())\n",
     "src/views.py": "def index(request):\n    return 'hello'\n",
+    "src/utils.py": "import hashlib\n\n\ndef digest(data):\n    return hashlib.md5(data).hexdigest()\n",
+    "src/handlers.py": "def handle(event, seen=[]):\n    seen.append(event)\n    return seen\n",
 }
 
 
@@ -19,10 +21,15 @@ async def main() -> None:
             for issue in review.issues:
                 print(f"  line {issue.line}: {issue.severity}: {issue.message} [{issue.rule}]")
 
-        async for chunk in client.generate(prompt="A Django REST API:", stream=True, max_tokens=32):
+        prompt = "Write a complete Django REST API with authentication:"
+        async for chunk in client.generate(prompt=prompt, stream=True, max_tokens=32):
             print(chunk.content, end="", flush=True)
 
-        tasks = [{"prompt": f"Explain closures in {name}", "max_tokens": 24} for name in ("JavaScript", "Python")]
+        tasks = [
+            {"prompt": "Explain closures in JavaScript", "max_tokens": 16},
+            {"prompt": "Explain closures in Python", "max_tokens": 16},
+            {"prompt": "Compare closures in JS vs Python", "max_tokens": 24},
+        ]
         for result in await client.batch_complete(tasks):
             print(f"\nTask result: {result.choices[0].text[:100]}...")
 

@@ -6,11 +6,19 @@ ERROR_LOG = """
 Traceback (most recent call last):
   File "app.py", line 42, in process_data
     result = transform(data)
+  File "transform.py", line 128, in transform
+    return parser.parse(data)
   File "parser.py", line 89, in parse
     return json.loads(data)
 JSONDecodeError: Expecting value: line 1 column 1 (char 0)
 """
 CODEBASE = """
+### transform.py
+import parser
+
+def transform(data):
+    return parser.parse(data)
+
 ### parser.py
 import json
 

@@ -2,9 +2,22 @@
 
 from minimax import MiniMaxM3
 
+PROMPT = """
+Generate a complete Python FastAPI application with:
+1. User authentication (JWT)
+2. PostgreSQL database integration with SQLAlchemy
+3. CRUD operations for a 'Project' resource
+4. WebSocket support for real-time updates
+5. OpenAPI documentation
+6. Rate limiting
+7. Unit tests with pytest
+
+Include main.py, models.py, schemas.py, routes.py, auth.py, config.py and requirements.txt.
+"""
+
 model = MiniMaxM3(model_version="m3-pro", max_context=1_000_000)
 response = model.generate(
-    prompt="A FastAPI application with user authentication (JWT), CRUD for a 'Project' resource and rate limiting.",
+    prompt=PROMPT,
     language="python",
     framework="fastapi",
     include_tests=True,

@@ -9,8 +9,11 @@ def calculate_discount(price: float, discount_percent: float, is_loyal_customer:
         raise ValueError("Price cannot be negative")
     if discount_percent < 0 or discount_percent > 100:
         raise ValueError("Discount must be between 0 and 100")
-    final_price = price - price * (discount_percent / 100)
-    return round(final_price * 0.95 if is_loyal_customer else final_price, 2)
+    discount = price * (discount_percent / 100)
+    final_price = price - discount
+    if is_loyal_customer:
+        final_price *= 0.95  # Additional 5% off
+    return round(final_price, 2)
 '''
 
 tests = MiniMaxM3().generate_tests(

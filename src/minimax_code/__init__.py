@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from minimax_code.client import MiniMaxCode as MiniMaxCode
+    from minimax_code.jobs.update import Update as Update
     from minimax_code.permissions import Answer as Answer
     from minimax_code.permissions import Question as Question
     from minimax_code.work.agent import Agent as Agent
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "MiniMaxCode": "client", "Answer": "permissions", "Question": "permissions", "Agent": "work.agent",
-    "Task": "work.task", "TaskResult": "work.result",
+    "Task": "work.task", "TaskResult": "work.result", "Update": "jobs.update",
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from minimax_code.events import (
     PermissionAsked,
     StrategyChosen,
     StuckSeen,
+    TaskBegan,
     TaskEnded,
     Told,
     ToolEnded,
@@ -33,6 +34,10 @@ def phrase(event: Event) -> str:
     match event:
         case Told(text=text):
             said = f"is told: {text}"
+        case TaskBegan(sandbox=sandbox, python=python):
+            said = f"begins on a copy; code runs in {sandbox or 'a sandbox'}, with {python or 'Python'}"
+        case ModelReplied(agent="calibration"):
+            said = "answers short questions, some twenty, which show once what it can do"
         case ModelReplied(reply=reply):
             said = reply.content
         case ToolIntended(call=call):

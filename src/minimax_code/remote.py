@@ -10,7 +10,7 @@ import httpx2
 import openai
 
 from minimax import AsyncMiniMaxM3
-from minimax_code.errors import ModelError
+from minimax_code.errors import InputError, ModelError
 from minimax_code.model import Abilities, Message, Reply, Request, ToolCall, ToolSpec, Usage, window_of
 
 _PROBE = ToolSpec(name="noop", description="Does nothing.", parameters={"type": "object", "properties": {}})
@@ -42,6 +42,8 @@ class ServerModel:
         timeout: float = 1800.0,
         transport: httpx2.AsyncBaseTransport | None = None,
     ) -> None:
+        if base_url is not None and not base_url.startswith(("http://", "https://")):
+            raise InputError("base_url", f"{base_url!r} is no address; write it as in http://127.0.0.1:8000/v1")
         self._client = AsyncMiniMaxM3(base_url=base_url, api_key=api_key, timeout=timeout, transport=transport)
         self._model, self._context_tokens = model, context_tokens
         self._abilities: Abilities | None = None

@@ -7,7 +7,6 @@ import json
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -86,12 +85,11 @@ async def _do(
     async def tell(recorded: Recorded) -> None:
         show(recorded)
 
-    spec, servers = wanted.spec(description), wanted.settings.servers
+    spec, servers, model = wanted.spec(description), wanted.settings.servers, wanted.server_model()
     with opened(wanted.store) as store:
         async with mcp_tools(servers) as tools:
             job = store.create(spec.model_dump(mode="json"))
             begun.append(job)
-            model = wanted.server_model()
             try:
                 async with Follower(store, job, tell).following():
                     await work_here(store, job, model=model, ask=ask, tools=tools)
@@ -118,7 +116,7 @@ def _shown(
 ) -> Generator[tuple[Callable[[Recorded], None], Callable[[], Any]], None, None]:
     """The screen while it changes, on a terminal; elsewhere a line for each event. And how to put it aside."""
     if not console.is_terminal or console.is_dumb_terminal:
-        yield partial(_print_line, console), _nothing
+        yield _line_printer(), _nothing
         return
     with Live(screen, console=console, refresh_per_second=8, transient=True) as live:
 
@@ -141,10 +139,19 @@ def _nothing() -> Generator[None, None, None]:
     yield
 
 
-def _print_line(console: Console, recorded: Recorded) -> None:
-    if said := phrase(recorded.event):
-        agent = getattr(recorded.event, "agent", "")
-        click.echo(f"{recorded.at.astimezone():%H:%M:%S} {f'{agent}: ' if agent else ''}{said}")
+def _line_printer() -> Callable[[Recorded], None]:
+    """Prints a line for each event, but for one that says what the line before it did."""
+    before = ""
+
+    def show(recorded: Recorded) -> None:
+        nonlocal before
+        agent, said = getattr(recorded.event, "agent", ""), phrase(recorded.event)
+        line = f"{agent}: {said}" if agent else said
+        if said and line != before:
+            click.echo(f"{recorded.at.astimezone():%H:%M:%S} {line}")
+            before = line
+
+    return show
 
 
 def _end(job: str, result: TaskResult, console: Console, *, with_diff: bool) -> None:
@@ -153,7 +160,10 @@ def _end(job: str, result: TaskResult, console: Console, *, with_diff: bool) -> 
     for line in str(result).splitlines():
         click.echo(printable(line))
     if result.diff:
-        click.echo(f"your files are as they were; `minimax-code apply {job}` changes them")
+        home = f"`minimax-code apply {job}` changes them"
+        if not result.success:
+            home = f"nothing proves the change, so only `minimax-code apply {job} --force` makes it"
+        click.echo(f"your files are as they were; {home}")
     if not result.is_final:
         click.echo(f"`minimax-code jobs resume {job}` goes on; --budget and --time give it more")
     sys.exit(0 if result.success else NOT_DONE)

@@ -71,7 +71,7 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # what a terminal can't show or say ends nothing
     try:
-        minimax_code(standalone_mode=False)
+        sys.exit(minimax_code(standalone_mode=False))  # what a command gave to `Context.exit`
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

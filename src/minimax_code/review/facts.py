@@ -126,6 +126,8 @@ async def _regressions(
     notes = (
         [f"{counted(len(known), 'test')} failed on the base already; that counts for neither side."] if known else []
     )
+    if needed := sorted({name for case in before.failures if (name := _absent(base, case))}):
+        notes.append(f"Not installed here: {', '.join(needed)}. Name the project's own interpreter (--python).")
     absent = {case.name: name for case in failing if (name := _absent(head, case))}
     failing = [case for case in failing if case.name not in absent]
     notes += [f"{path} can't be run here: {name} is not installed." for path, name in absent.items()]

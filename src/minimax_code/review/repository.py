@@ -39,7 +39,12 @@ class Repository:
         """
         code, output = await self.git.run("rev-parse", "--verify", "--quiet", "--end-of-options", f"{name}^{{commit}}")
         if code != 0:
-            await self.git("rev-parse", "--git-dir")
+            code, output = await self.git.run("rev-parse", "--git-dir")
+            if b"dubious ownership" in output:
+                told = "belongs to somebody else; if you trust it, add it to git's safe.directory"
+                raise WorkspaceError(f"{self.folder} {told}")
+            if code != 0:
+                raise WorkspaceError(f"{self.folder} is no git repository; name one with --repo")
             raise InputError(field, f"{name!r} is no commit of {self.folder}")
         return output.decode().strip()
 

@@ -79,6 +79,9 @@ def test_what_isnt_done_isnt_applied_unless_forced(user: User) -> None:
 @pytest.mark.parametrize(
     ("args", "said"),
     [
+        (("exec", TASK, "--base-url", "nonsense"), "error: base_url: 'nonsense' is no address"),
+        (("exec", TASK, "--python", "nowhere"), "error: python: nowhere is no interpreter"),
+        (("review", "main..HEAD", "--repo", "/usr"), "error: /usr is no git repository; name one with --repo"),
         (("exec", TASK, "--budget", "much"), "error: constraints.budget_limit: 'much' is no budget"),
         (("exec", TASK, "--rule", "permit all"), "error: permissions: 'permit all' is no rule"),
         (("apply", "job-1"), "error: job: there is no job-1 in"),
@@ -219,3 +222,15 @@ def test_a_worker_has_another_agent_do_a_part(user: User) -> None:
     started = [line["data"]["agent"] for line in lines if line["kind"] == "AgentStarted"]
     assert [name.split("/")[0] for name in started[:2]] == ["worker", "worker"] and "/" in started[1]
     assert (ran.returncode, lines[-1]["state"]) == (0, "passed"), ran
+
+
+def test_a_review_that_finds_something_ends_with_1(user: User) -> None:
+    """As a process of its own: that is what stops somebody's pipeline."""
+    user.lay("cart.py", "def total(prices:\n    return 0\n")
+    user.git("commit", "-qam", "second")
+    ran = user.types("review", "HEAD~1..HEAD", "--facts-only")
+    assert (ran.returncode, ran.stderr) == (1, ""), ran
+    assert "**high** `cart.py" in ran.stdout
+    user.lay("cart.py", RIGHT)
+    user.git("commit", "-qam", "third")
+    assert user.types("review", "HEAD~1..HEAD", "--facts-only").returncode == 0
