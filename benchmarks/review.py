@@ -1,12 +1,13 @@
 """Reviews of pull requests with a seeded bug, and of clean ones: recall, precision, and comments on what is clean.
 
-    python -m benchmarks.review [--sdists DIR] [--seeded 8] [--clean 4] [--seed 1]
+    python -m benchmarks.review [--sdists DIR] [--seeded 8] [--clean 4] [--seed 1] [--base-url URL [--forced]]
 
 A pull request is made of a released package with its own tests: two functions are edited without changing what they
 do (a local variable gets another name), and in a seeded one a line of the same file is changed by one small mutation,
 drawn from all lines, tested or not. Found: a comment stands within three lines of the mutation. Precision: comments
 that do, of all comments, those on clean ones too. Recall depends on the packages' own tests, so it is told apart for
-lines that they run.
+lines that they run, and by kind of mutation; each with its interval of 95%. With --base-url a model reads the changes
+as its calibration says, and with --forced as if it could judge.
 
 The gate: the tests of every package run as they are, and nearly all pass; those that don't count for neither side. The
 recipes name versions and hashes; pip fetches the sdists.
@@ -32,10 +33,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.code_model import interval
 from benchmarks.machine import describe, save
+from minimax_code.remote import ServerModel
 from minimax_code.review.repository import Repository
 from minimax_code.review.result import Review
 from minimax_code.review.reviewer import review_commits
+from minimax_code.skills.calibration import Calibration
+from minimax_code.skills.effort import Effort
 from minimax_code.workbench.mutate import Mutant, mutants_of
 from minimax_code.workbench.sandbox import find_sandbox
 from minimax_code.workbench.testrun import run_tests
@@ -76,6 +81,20 @@ PACKAGES = (
         code="tabulate",
         tests="test",
     ),
+    Package(
+        name="sqlparse",
+        version="0.5.2",
+        sha256="9e37b35e16d1cc652a2545f0997c1deb23ea28fa1f3eefe609eee3063c3b105f",
+        code="sqlparse",
+        tests="tests",
+    ),
+    Package(
+        name="itsdangerous",
+        version="2.1.2",
+        sha256="5dbbc68b317e5e42f327f9021763545dc3fc3bfe22e6deb96aaf1fc38874156a",
+        code="src/itsdangerous",
+        tests="tests",
+    ),
 )
 
 
@@ -86,7 +105,10 @@ def main() -> None:
     options.add_argument("--clean", type=int, default=4, help="clean ones")
     options.add_argument("--seed", type=int, default=1)
     options.add_argument("--package", action="append", help="of this name alone")
+    options.add_argument("--base-url", help="of a model's server")
+    options.add_argument("--forced", action="store_true", help="take the model for one that can judge")
     asked = options.parse_args()
+    reader = Reader(base_url=asked.base_url, forced=asked.forced)
     rows: list[dict[str, Any]] = []
     for package in [one for one in PACKAGES if not asked.package or one.name in asked.package]:
         with tempfile.TemporaryDirectory() as name:
@@ -96,11 +118,34 @@ def main() -> None:
             base = commit(folder, "base")
             for number in range(asked.seeded + asked.clean):
                 chance = random.Random(f"{asked.seed} {package.name} {number}")
-                row = one(package, folder, base, chance, seeded=number < asked.seeded)
+                row = one(package, folder, base, chance, reader, seeded=number < asked.seeded)
                 print(row, flush=True)
                 rows.append(row)
-    report = {"machine": describe(), "summary": summary(rows), "rows": rows}
+    report = {"machine": describe(), "model": reader.name, "summary": summary(rows), "rows": rows}
     save("review", report, table(report))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reader:
+    """The model that reads the changes, or none."""
+
+    base_url: str | None
+    forced: bool
+
+    @property
+    def name(self) -> str:
+        """As the report has it."""
+        return f"{self.base_url}{', forced' if self.forced else ''}" if self.base_url else "none"
+
+    async def review(self, folder: Path, base: str, head: str) -> Review:
+        """The review of a change."""
+        model = ServerModel(self.base_url) if self.base_url else None
+        effort = Effort(calibration=Calibration(model="forced", judges=True)) if model and self.forced else None
+        try:
+            return await review_commits(Repository(folder), base, head, CONFIG, model=model, effort=effort)
+        finally:
+            if model:
+                await model.close()
 
 
 def lay(package: Package, sdists: Path, folder: Path) -> None:
@@ -138,7 +183,9 @@ def commit(folder: Path, message: str) -> str:
     return done.stdout.strip()
 
 
-def one(package: Package, folder: Path, base: str, chance: random.Random, *, seeded: bool) -> dict[str, Any]:
+def one(
+    package: Package, folder: Path, base: str, chance: random.Random, reader: Reader, *, seeded: bool
+) -> dict[str, Any]:
     """Makes a pull request and reviews it."""
     files = sorted((folder / package.name).rglob("*.py"))
     path = chance.choice([path for path in files if len(list(renamings(path))) > 2])
@@ -159,16 +206,29 @@ def one(package: Package, folder: Path, base: str, chance: random.Random, *, see
     path.write_text(changed)
     head = commit(folder, "head")
     began = time.perf_counter()
-    review = asyncio.run(review_commits(Repository(folder), base, head, CONFIG))
+    review = asyncio.run(reader.review(folder, base, head))
     seconds = time.perf_counter() - began
     subprocess.run(["git", "reset", "-q", "--hard", base], cwd=folder, check=True)
     name = str(path.relative_to(folder))
     hits = [one for one in review.comments if bug and one.path == name and abs(one.line - bug.line) <= 3]
     return {
         "package": package.name, "file": name, "line": bug.line if bug else None, "change": bug.change if bug else None,
+        "kind": kind_of(bug.change) if bug else None,
         "tested": tested(review, name, bug) if bug else None, "found": bool(hits), "comments": len(review.comments),
         "hits": len(hits), "rules": [issue.rule for issue in review.issues], "seconds": round(seconds, 1),
     }  # fmt: skip
+
+
+def kind_of(change: str) -> str:
+    """Of a mutation, in words."""
+    old, _, new = change.partition(" became ")
+    if new.startswith("`not (") or new == "nothing":
+        return "condition"
+    if new == "`None`":
+        return "returned value"
+    if old.strip("`").isdigit():
+        return "number"
+    return "constant" if old.strip("`") in ("True", "False") else "operator"
 
 
 Place = tuple[int, int, str]
@@ -207,12 +267,25 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     run = [row for row in seeded if row["tested"]]
     comments = sum(row["comments"] for row in rows)
     return {
-        "seeded": len(seeded), "found": sum(row["found"] for row in seeded),
-        "tested": len(run), "found of tested": sum(row["found"] for row in run),
+        "found": rate(seeded), "found of tested": rate(run),
+        **{f"found: {kind}": rate([row for row in seeded if row["kind"] == kind])
+           for kind in sorted({row["kind"] for row in seeded})},
+        **{f"found in {name}": rate([row for row in seeded if row["package"] == name])
+           for name in dict.fromkeys(row["package"] for row in rows)},
         "comments": comments, "precision": round(sum(row["hits"] for row in rows) / comments, 3) if comments else None,
-        "clean": len(clean), "most comments on a clean one": max((row["comments"] for row in clean), default=0),
+        "clean": len(clean), "comments on clean ones": sum(row["comments"] for row in clean),
+        "most comments on a clean one": max((row["comments"] for row in clean), default=0),
         "seconds": statistics.median(row["seconds"] for row in rows),
     }  # fmt: skip
+
+
+def rate(rows: list[dict[str, Any]]) -> str:
+    """How many were found, and the interval of 95%."""
+    if not rows:
+        return "of none"
+    found = sum(row["found"] for row in rows)
+    low, high = interval(found, len(rows))
+    return f"{found} of {len(rows)} ({low:.0%} to {high:.0%})"
 
 
 def table(report: dict[str, Any]) -> str:
