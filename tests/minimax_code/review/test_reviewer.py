@@ -226,5 +226,5 @@ def test_what_cant_be_reviewed_is_told_in_a_sentence(
 
 
 def test_a_folder_without_commits(tmp_path: Path) -> None:
-    with pytest.raises(WorkspaceError, match="not a git repository"):
+    with pytest.raises(WorkspaceError, match="is no git repository"):
         asyncio.run(review_range(tmp_path, "a..b"))
