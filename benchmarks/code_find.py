@@ -23,7 +23,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -65,7 +65,7 @@ class Prover:
             Refused: there are none or too many, they aren't always the same, or a file of tests can't be imported.
         """
         failing: frozenset[str] | None = None
-        passing = []
+        both: dict[str, frozenset[str]] = {}
         for python, seed in self._runs:
             new = await self._reference(suite, python, seed)
             run = await run_suite(self._sandbox, suite, old, python=python, seed=seed, seconds=self._seconds)
@@ -79,11 +79,15 @@ class Prover:
             ended = {case.name: case.outcome for case in run.cases}
             if unrun := [name for name in found if ended.get(name) not in ("failed", "error")]:
                 raise Refused(f"not run: {sorted(unrun)[:2]}")
-            if failing not in (None, found):
-                raise Refused("they don't always differ alike")
+            kept = passed(new) & passed(run)
+            if failing not in (None, found) or both.setdefault(python, kept) != kept:
+                raise Refused("they don't always end alike")
             failing = found
-            passing.append(len(passed(new) & passed(run)))
-        return sorted(failing or ()), min(passing)
+        assert failing is not None
+        alone = await run_suite(self._sandbox, suite, suite.new, ids=sorted(failing), seconds=self._seconds)
+        if not failing <= passed(alone):
+            raise Refused("they pass only together with others")
+        return sorted(failing), min(map(len, both.values()))
 
     async def unread(self, suite: Suite, old: Path) -> list[str]:
         """Files of tests that can't be imported with either tree: they need what is missing, or what is yet to come."""
@@ -102,21 +106,18 @@ class Prover:
         if run.problem or not passed(run):
             raise Refused(f"its own tests: {run.summary} {run.output[-200:]!r}")
         if len(run.failures) > len(run.cases) // 10:
-            raise Refused(
-                f"its own tests: {run.summary}, {[(case.name, case.message[-200:]) for case in run.failures[:3]]}"
-            )
+            raise Refused(f"its own tests: {run.summary}, {run.failures[0].name}: {run.failures[0].message[-200:]}")
         self._references[key] = run
         return run
 
 
 async def of_package(
     project: str, cache: Cache, prover: Prover, pairs: int, extra: Sequence[str]
-) -> list[dict[str, Any]]:
+) -> AsyncIterator[dict[str, Any]]:
     """Recipes of neighbouring releases, the newest first; each still without a statement."""
     names = [name for name in files_of(project) if name.endswith(".tar.gz") and _version(project, name)]
     names.sort(key=lambda name: _version(project, name) or Version("0"), reverse=True)
     releases = [archive for name in names[: pairs + 1] if (archive := cache.add(project, name, _MOST_BYTES))]
-    found = []
     for new, old in pairwise(releases):
         version = _version(project, new.file)
         try:
@@ -125,8 +126,7 @@ async def of_package(
             print(f"{project} {version}: {why}", flush=True)
             continue
         print(f"{project} {version}: TASK, {len(recipe['failing'])} to mend", flush=True)
-        found.append({"name": f"{project}-{version}", **recipe})
-    return found
+        yield {"name": f"{project}-{version}", **recipe}
 
 
 async def _pair(new: Archive, old: Archive, cache: Cache, prover: Prover, extra: Sequence[str]) -> dict[str, Any]:
@@ -152,17 +152,18 @@ async def _pair(new: Archive, old: Archive, cache: Cache, prover: Prover, extra:
 def layout(tree: Path, project: str) -> tuple[list[str], list[str], list[str]]:
     """Sources, tests and what these need besides, by the usual names."""
     root = tree / "src" if (tree / "src").is_dir() else tree
-    sources = [
-        path for path in sorted(root.iterdir()) if (path / "__init__.py").exists() and path.name not in _NO_PACKAGES
-    ]
     module = root / f"{canonicalize_name(project).replace('-', '_')}.py"
-    sources += [module] if module.exists() else []
+    packages = [path.parent for path in sorted(root.glob("*/__init__.py")) if path.parent.name not in _NO_PACKAGES]
+    sources = [*packages, *([module] if module.exists() else [])]
     places = [folder / name for folder in (tree, *sources) for name in ("tests", "test", "testing")]
-    tests = [path for path in places if path.is_dir() and list(path.rglob("*test*.py"))][:1] or sorted(
-        path for path in tree.glob("test*.py") if path != module
-    )
+    tests = [path for path in places if any(path.rglob("*test*.py"))][:1]
+    tests = tests or sorted(path for path in tree.glob("test*.py") if path != module)
     data = [*tree.glob("conftest.py"), *root.glob("*.egg-info"), *tree.glob("README*")]
-    return tuple([str(path.relative_to(tree)) for path in paths] for paths in (sources, tests, data))  # type: ignore
+
+    def named(paths: list[Path]) -> list[str]:
+        return [str(path.relative_to(tree)) for path in paths]
+
+    return named(sources), named(tests), named(data)
 
 
 def needs(tree: Path, extra: Sequence[str], cache: Cache) -> list[Archive]:
@@ -219,10 +220,10 @@ def _changed_lines(old: Path, new: Path) -> int:
 
 async def of_mutants(
     base: dict[str, Any], cache: Cache, prover: Prover, each: int, chance: random.Random
-) -> list[dict[str, Any]]:
+) -> AsyncIterator[dict[str, Any]]:
     """Recipes of mutants that a release's own tests notice."""
     suite = suite_of(base, cache)
-    found: list[dict[str, Any]] = []
+    number = 0
     for path, mutant in _tries(suite, chance, 6 * each):
         with tempfile.TemporaryDirectory(prefix="openm3-code-") as name:
             tree = Path(name, "tree")
@@ -234,14 +235,14 @@ async def of_mutants(
                 print(f"{base['name']} {path}:{mutant.line}: {why}", flush=True)
                 continue
         print(f"{base['name']} {path}:{mutant.line} {mutant.change}: {len(failing)} notice", flush=True)
-        name = f"{suite.package}-{len(found) + 1}"
-        found.append({
-            "name": name, "of": base["name"], "path": path, "line": mutant.line, "change": mutant.change,
-            "sha256": hashlib.sha256(mutant.source).hexdigest(), "failing": failing, "passing": passing,
-        })  # fmt: skip
-        if len(found) == each:
+        number += 1
+        yield {
+            "name": f"{suite.package}-{number}", "of": base["name"], "path": path, "line": mutant.line,
+            "change": mutant.change, "sha256": hashlib.sha256(mutant.source).hexdigest(),
+            "failing": failing, "passing": passing,
+        }  # fmt: skip
+        if number == each:
             break
-    return found
 
 
 def _tries(suite: Suite, chance: random.Random, most: int) -> Iterator[tuple[str, Mutant]]:
@@ -267,24 +268,21 @@ def _modules(suite: Suite) -> list[str]:
 
 
 async def run(arguments: argparse.Namespace) -> None:
-    """Appends to the file what was found of each package."""
+    """Adds to the file what is found, as it is."""
     pythons = [sys.executable, *arguments.python]
     with Cache(arguments.cache) as cache:
         own = [Path(said) for python in arguments.python for said in _prefixes(python)]
         prover = Prover(find_sandbox(readable=[cache.needs, *own]), pythons, arguments.seconds)
         if arguments.what == "releases":
             for project in arguments.packages:
-                try:
-                    found = await of_package(project, cache, prover, arguments.pairs, arguments.needs)
-                except Refused as why:
-                    print(f"{project}: {why}", flush=True)
-                    continue
-                _append(arguments.out, found)
+                async for found in of_package(project, cache, prover, arguments.pairs, arguments.needs):
+                    _append(arguments.out, found)
             return
         of_packages = {recipe["new"]["project"]: recipe for recipe in read(RECIPES)}
         for project in arguments.packages or sorted(of_packages):
             chance = random.Random(f"{arguments.seed} {project}")
-            _append(arguments.out, await of_mutants(of_packages[project], cache, prover, arguments.each, chance))
+            async for found in of_mutants(of_packages[project], cache, prover, arguments.each, chance):
+                _append(arguments.out, found)
 
 
 def _prefixes(python: str) -> list[str]:
@@ -292,8 +290,8 @@ def _prefixes(python: str) -> list[str]:
     return subprocess.run(asked, capture_output=True, text=True, check=True).stdout.split()
 
 
-def _append(path: Path, found: list[dict[str, Any]]) -> None:
-    path.write_text(json.dumps([*read(path), *found], indent=1) + "\n", encoding="utf-8")
+def _append(path: Path, found: dict[str, Any]) -> None:
+    path.write_text(json.dumps([*read(path), found], indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
