@@ -17,7 +17,7 @@ from minimax_code.workbench.files import path_problem
 from minimax_code.workbench.running import Limits
 from minimax_code.workbench.testrun import is_test
 
-_SECONDS = 300.0  # for the tests that are there; no more than the whole task may take
+_LIMITS = Limits(seconds=300)
 
 
 async def agree(task: Task, *, model: Model, bench: Workbench) -> Contract:
@@ -33,7 +33,7 @@ async def agree(task: Task, *, model: Model, bench: Workbench) -> Contract:
         SandboxError: the sandbox can't be started.
     """
     notes: list[str] = []
-    kind, kept = kind_of(task.description), await _what_passes(task, bench, notes)
+    kind, kept = kind_of(task.description), await _what_passes(bench, notes)
     if task.checks:
         contract = await _of_user(task, bench)
     elif kind in (None, "behaviour"):
@@ -81,13 +81,12 @@ def _of_test(test: AcceptanceTest | list[str]) -> Contract:
     return Contract(checks=(), origin="model", notes=notes)
 
 
-async def _what_passes(task: Task, bench: Workbench, notes: list[str]) -> list[Check]:
+async def _what_passes(bench: Workbench, notes: list[str]) -> list[Check]:
     """The tests that are there and pass, as a check. Where some fail, whatever else fails has failed before too."""
     found = []
-    limits = Limits(seconds=min(_SECONDS, task.limits.get("seconds", _SECONDS)))
     for suite in bench.suites():
         async with bench.copy() as copy:
-            run = await copy.run_tests(suite=suite, limits=limits)
+            run = await copy.run_tests(suite=suite, limits=_LIMITS)
         passed = tuple(case.name for case in run.cases if case.outcome == "passed")
         if run.receipt.exit_code is None:
             notes.append(f"the {suite} tests that are there don't end: {run.summary}; they are not part of the checks")

@@ -31,6 +31,7 @@ from minimax_code.work.progress import RESUMED, WORKER, Progress, usage_of
 from minimax_code.work.result import Cost, State, TaskResult
 from minimax_code.work.strategy import CALIBRATOR, STRATEGIES, Wanted, choose
 from minimax_code.work.task import Task
+from minimax_code.work.timely import TimelySandbox
 from minimax_code.work.verifier import VERIFIER, Work, verify
 from minimax_code.work.worker import brief, work
 from minimax_code.workbench.bench import Workbench
@@ -94,7 +95,7 @@ async def execute(
     run = _Execution(
         task=task,
         model=model,
-        bench=Workbench(workspace, sandbox or find_sandbox(python=python), python=python),
+        bench=Workbench(workspace, TimelySandbox(sandbox or find_sandbox(python=python), own), python=python),
         log=log,
         budget=own,
         price=price,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import venv
 
 import pytest
@@ -13,6 +14,7 @@ from minimax_code.events import MemoryLog, TaskBegan
 from minimax_code.model import Request, ToolCall
 from minimax_code.permissions import Permissions
 from minimax_code.testing import ScriptedModel
+from minimax_code.work import timely
 from minimax_code.work.agent import Agent
 from minimax_code.work.survey import survey
 from minimax_code.workbench.sandbox import find_sandbox
@@ -85,6 +87,16 @@ def test_nothing_changed_is_no_success(shop: Shop) -> None:
     shop.lay({"check.py": "pass\n"})
     result = shop.run(task(), [PLAN, DONE, PASS])
     assert (result.state, result.issues) == ("partial", ("nothing was changed",))
+
+
+def test_tests_that_never_end_take_no_longer_than_the_task_may(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timely, "GRACE_S", 0.5)
+    shop.lay({"tests/conftest.py": "while True:\n    pass\n", "tests/test_cart.py": "def test_total():\n    pass\n"})
+    began = time.monotonic()
+    result = shop.run(task(constraints={"max_execution_time": "2 seconds"}), [PLAN, fix(), DONE, PASS])
+    assert time.monotonic() - began < 30, "a run of tests alone has 300 seconds"
+    assert result.state == "budget"
+    assert any("don't end" in issue for issue in result.issues), result.issues
 
 
 def test_a_budget_ends_the_work_and_more_of_it_goes_on(shop: Shop) -> None:
