@@ -86,12 +86,13 @@ class Examiner:
         )
         if not files:
             return (), Outcome(failure="the answer has no file of its own", is_broken=True)
+        files, formatted = await self._formatted(files)
         found = await self._lay(files)
         outcome = Outcome(
             num_errors=sum(issue.severity == "high" for issue in found.issues),
             is_broken=bool(found.broken),
             findings=found,
-            receipts=found.receipts,
+            receipts=(*found.receipts, *formatted),
         )
         if found.broken:
             issue = next(issue for issue in found.issues if issue.file in found.broken)
@@ -106,10 +107,17 @@ class Examiner:
             await self.bench.workspace.restore(self.base)
             lay(self.bench, files)
 
+    async def _formatted(self, files: tuple[CodeFile, ...]) -> tuple[tuple[CodeFile, ...], list[Receipt]]:
+        if self.bench is None:
+            return files, []
+        await self.keep(())
+        told = [await self.bench.formatted(file) for file in files]
+        return tuple(file for file, _ in told), [receipt for _, receipt in told if receipt]
+
     async def _lay(self, files: Sequence[CodeFile]) -> Findings:
         if self.bench is None:
             return await Analysers().analyse(files, ())
-        await self.keep(files)
+        lay(self.bench, files)
         return await self.bench.analyse([file.path for file in files], ())
 
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from minimax_code.workbench import checkers, mutate, search, symbols, testrun
+from minimax_code.workbench import checkers, formatters, mutate, search, symbols, testrun
 from minimax_code.workbench.analysers import DEFAULT_STANDARDS, Analysers
 from minimax_code.workbench.coverage import ChangedLines, of_changed
 from minimax_code.workbench.files import CodeFile, read_inside
@@ -137,6 +137,16 @@ class Workbench:
             receipts=tuple(receipt.model_copy(update={"tree": tree}) for receipt in all_receipts),
             broken=found.broken | {issue.file for issue in wrong},
         )
+
+    async def formatted(self, file: CodeFile) -> tuple[CodeFile, Receipt | None]:
+        """A file that is to come into the workspace, as its formatter has it; see `formatters.format_file`.
+
+        Raises:
+            SandboxError: the sandbox can't be started.
+        """
+        folder = self.workspace.path
+        before = read_inside(folder, file.path).decode(errors="replace") if (folder / file.path).is_file() else None
+        return await formatters.format_file(self.sandbox, folder, file, before)
 
     async def search(
         self,
