@@ -177,7 +177,8 @@ class MiniMaxCode:
     def _opened(self, id: str) -> Project:
         project = self._projects.get(id)
         if project is None or not project.is_open:
-            project = self._projects[id] = Project(id, store=self._store, do=self._do, loop=self._loop)
+            python = self._python or sys.executable
+            project = self._projects[id] = Project(id, store=self._store, do=self._do, loop=self._loop, python=python)
         return project
 
     def _spec(self, task: Task, folder: Path | None) -> JobSpec:

@@ -55,6 +55,9 @@ class Project:
     side changed the same lines, or the checks of both aren't green together, the agent of the later one is asked to
     bring both together, and those checks decide whether it has; else that is reported and the project stays as it was.
 
+    Args:
+        python: the interpreter that has what the project needs, for the checks of what was merged.
+
     Attributes:
         id: of its job in the store; those of its phases begin with it.
 
@@ -64,8 +67,8 @@ class Project:
         WorkspaceError: its files are on another machine, or those that it begins with can't be copied.
     """
 
-    def __init__(self, id: str, *, store: Store, do: Do, loop: Loop) -> None:
-        self.id, self._store, self._do, self._loop = id, store, do, loop
+    def __init__(self, id: str, *, store: Store, do: Do, loop: Loop, python: str) -> None:
+        self.id, self._store, self._do, self._loop, self._python = id, store, do, loop, python
         row = store.job(id)
         self.name, self.description = str(row.spec["name"]), str(row.spec["description"])
         self.workflow: Workflow = row.spec["workflow"]
@@ -304,7 +307,8 @@ class Project:
         with TemporaryDirectory(prefix="minimax-code-") as name:
             await self._queue.head.export(tree, Path(name, "files"))
             async with await Workspace.create(Path(name, "files"), Path(name, "copy")) as copy:
-                receipts = await run_checks(contract, Workbench(copy, find_sandbox()))
+                bench = Workbench(copy, find_sandbox(python=self._python), python=self._python)
+                receipts = await run_checks(contract, bench)
                 return complaints(contract, receipts, copy.base)
 
     async def _write(self, event: Event) -> None:

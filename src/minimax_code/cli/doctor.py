@@ -7,6 +7,7 @@ import importlib.util
 import shutil
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -15,6 +16,7 @@ from minimax_code.cli.options import Wanted, model_options
 from minimax_code.cli.settings import settings_path
 from minimax_code.errors import CodeError, SandboxError
 from minimax_code.workbench import search
+from minimax_code.workbench.interpreter import python_of
 from minimax_code.workbench.sandbox import Probe, find_sandbox, probe
 
 
@@ -38,7 +40,7 @@ def doctor(offline: bool, **options: Any) -> None:
     tell(probe(), used)
     git = _program("git", "snapshots and changes", "apt-get install git")
     model = Probe(name="model", works=True, detail="not asked") if offline else asyncio.run(_model(wanted))
-    tell((git, _ripgrep(), _extra("mcp", "servers of tools"), _extra("acp", "editors"), model), "")
+    tell((_python(), git, _ripgrep(), _extra("mcp", "servers of tools"), _extra("acp", "editors"), model), "")
     path = settings_path()
     click.echo(f"  settings    {path}{'' if path.exists() else ' (not there, so defaults)'}")
     if not (used and git.works and model.works):
@@ -57,6 +59,12 @@ def tell(probes: Iterable[Probe], used: str) -> None:
 def _program(name: str, gives: str, remedy: str) -> Probe:
     path = shutil.which(name)
     return Probe(name=name, works=bool(path), detail=path or f"not found: {gives}", remedy="" if path else remedy)
+
+
+def _python() -> Probe:
+    python = python_of(Path.cwd())
+    own = "of this folder" if Path(python).is_relative_to(Path.cwd()) else "ours, as this folder has no .venv"
+    return Probe(name="python", works=True, detail=f"{python}, {own}")
 
 
 def _ripgrep() -> Probe:
