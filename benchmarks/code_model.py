@@ -45,7 +45,7 @@ async def answer_problem(model: Model, sandbox: Sandbox, problem: Problem, candi
             state, usage = solution.verdict, solution.usage
             code = "\n".join(file.content for file in solution.files if f"def {problem.entry}" in file.content)
     passed = bool(code) and await passes(sandbox, problem, code)
-    return _row(problem.name, passed, state, usage)
+    return _row(problem.name, passed, state, usage, claims=state == "verified")
 
 
 async def do_task(
@@ -100,7 +100,7 @@ def interval(passed: int, of: int) -> tuple[float, float]:
         return 0.0, 1.0
     z, share = 1.96, passed / of
     middle, half = share + z * z / (2 * of), z * (share * (1 - share) / of + z * z / (4 * of * of)) ** 0.5
-    return (middle - half) / (1 + z * z / of), (middle + half) / (1 + z * z / of)
+    return max(0.0, (middle - half) / (1 + z * z / of)), min(1.0, (middle + half) / (1 + z * z / of))
 
 
 def summary(ways: Mapping[str, Sequence[Row]]) -> dict[str, Any]:
