@@ -26,7 +26,7 @@ SAYS = {
     "generate_rest_api": ("tokens, ended by ",),
     "generate_tests": ("verdict: ",),
     "progress": ("Progress: 100.0%", "in 24 tokens"),
-    "refactor_project": ("2 files, about ", "checked by nobody: ()"),
+    "refactor_project": ("2 files, about ", "files: ["),
     "retry_limit_cache": ("asked once, answered twice: True",),
     "with_requests": ("'object': 'chat.completion'",),
 }
