@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
+from typing import Any
 
 from minimax_code.budget import Budget
 from minimax_code.workbench.running import Launch, Limits
@@ -24,25 +24,11 @@ class TimelySandbox(Sandbox):
     def problem(self) -> str | None:
         return self._sandbox.problem()
 
-    async def run(
-        self,
-        command: Sequence[str],
-        *,
-        folder: Path,
-        writable: bool = True,
-        limits: Limits | None = None,
-        env: Mapping[str, str] | None = None,
-        stdin: bytes = b"",
-        stderr: bool = True,
-    ) -> Ran:
+    async def run(self, command: Sequence[str], *, limits: Limits | None = None, **options: Any) -> Ran:
         limits, left = limits or Limits(), self._budget.left.seconds
         if left is not None:
             limits = limits.model_copy(update={"seconds": min(limits.seconds, max(left, GRACE_S))})
-        return await self._sandbox.run(
-            command, folder=folder, writable=writable, limits=limits, env=env, stdin=stdin, stderr=stderr
-        )
+        return await self._sandbox.run(command, limits=limits, **options)
 
-    def _launch(
-        self, command: Sequence[str], folder: Path, writable: bool, limits: Limits, env: Mapping[str, str]
-    ) -> AbstractContextManager[Launch]:
-        return self._sandbox._launch(command, folder, writable, limits, env)
+    def _launch(self, *arguments: Any) -> AbstractContextManager[Launch]:
+        return self._sandbox._launch(*arguments)
