@@ -105,12 +105,11 @@ class _Step:
         return logits_BV
 
     def _write(self, batch: Batch) -> None:
-        table_BW, rest = self._host.split((self._on.page_table.numel(), 2 * len(self._rows_B)))
-        context_len_B, token_ids_B = rest.chunk(2)
-        table_BP = batch.paged.page_table_BP
-        table_BW.view(len(table_BP), -1)[:, : table_BP.shape[1]] = table_BP
-        context_len_B.copy_(batch.paged.context_len_B)
-        token_ids_B.copy_(batch.token_ids_T)
+        num, table_BP = len(self._rows_B), batch.paged.page_table_BP
+        host = self._host.numpy()  # which keeps the interpreter, see `PagedBatch.build`
+        host[: -2 * num].reshape(num, -1)[:, : table_BP.shape[1]] = table_BP.numpy()
+        host[-2 * num : -num] = batch.paged.context_len_B.numpy()
+        host[-num:] = batch.token_ids_T.numpy()
         self._device.copy_(self._host, non_blocking=True)
 
     def _read(self, logits_BV: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -94,12 +95,15 @@ class PagedBatch:
                 raise ValueError(f"query_lens: must be from 1 to context_lens {context_len}, got {num_queries}")
             if len(page_ids) * page_size < context_len:
                 raise ValueError(f"pages: {len(page_ids)} pages of {page_size} can't hold {context_len} tokens")
+        # NumPy keeps the interpreter for these few numbers. A torch operation lets go of it, and a server's event loop
+        # that takes it then makes the engine wait at each of them.
         widest = max((len(page_ids) for page_ids in pages), default=0)
-        table = torch.full((len(pages), widest), -1, dtype=torch.int32)
+        table = np.full((len(pages), widest), -1, np.int32)
         for row, page_ids in zip(table, pages, strict=True):
-            row[: len(page_ids)] = torch.tensor(page_ids, dtype=torch.int32)
-        starts = torch.tensor([0, *accumulate(query_lens)], dtype=torch.int32)
-        return cls(starts, torch.tensor(context_lens, dtype=torch.int32), table, page_size)
+            row[: len(page_ids)] = page_ids
+        starts = np.array([0, *accumulate(query_lens)], np.int32)
+        contexts = np.array(context_lens, np.int32)
+        return cls(torch.from_numpy(starts), torch.from_numpy(contexts), torch.from_numpy(table), page_size)
 
     @classmethod
     def of_decode(cls, num_sequences: int, width: int, page_size: int) -> PagedBatch:
