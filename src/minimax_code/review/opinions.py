@@ -65,7 +65,10 @@ async def gather_opinions(
         for one in facts.issues
     )
     findings = Findings(issues=known, receipts=(), num_lines=0)
-    found = await finders.review(model, files_of(new, paths), findings, standards=standards, effort=effort)
+    changed = {path: change.files[path].touched for path in paths}
+    found = await finders.review(
+        model, files_of(new, paths), findings, standards=standards, effort=effort, changed=changed
+    )
     said = [issue for issue in found.findings.issues if issue not in known]
     about = [issue for issue in said if _is_near(change, issue)]
     dropped = [f"{_told(issue)} (not about this change)" for issue in said if issue not in about]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from minimax_code.errors import InputError
@@ -21,6 +21,7 @@ MAX_FINDINGS = 8
 _BYTES_A_TOKEN = 3
 _SHARE = 0.5  # of a window, for a file and the standards
 _AROUND = 12  # lines of code that a second look gets on each side
+_NEAR = (200, 100, 50, 25, 10)  # lines on each side of a change, of a file too long to be read whole
 _FINDING = re.compile(
     r"^[\s*-]*`?(?P<file>[\w./-]+\.\w+)`?:(?P<line>\d+):?\s*\[?(?P<severity>high|medium|low)\]?:?\s+"
     r"(?P<ticks>`+)(?P<quote>.+?)(?P=ticks)[\s:-]*(?P<message>\S.*)$",
@@ -58,6 +59,7 @@ async def review(
     *,
     standards: Sequence[CodeFile] = (),
     effort: Effort | None = None,
+    changed: Mapping[str, Set[int]] = {},
 ) -> Review:
     """A model's findings beside those of analysers.
 
@@ -66,6 +68,7 @@ async def review(
 
     Args:
         standards: texts with rules of the project's own. Who says that one is broken has to quote it, too.
+        changed: lines by file: what is read of a file that doesn't fit into the model's window is around them.
 
     Raises:
         InputError: the standards leave no room for code.
@@ -80,10 +83,15 @@ async def review(
         names = ", ".join(text.path for text in standards)
         raise InputError("standards", f"{names}: {rules:,} bytes don't fit into the model's window; {room // 2:,} do")
     room -= rules
-    read = [file for file in files if len(file.content.encode(errors="replace")) <= room]
-    notes = [
-        f"{file.path} was not read by the model: it doesn't fit into its window" for file in files if file not in read
-    ]
+    read: list[CodeFile] = []
+    notes: list[str] = []
+    for file in files:
+        part = _part(file, changed.get(file.path, set()), room)
+        if part is None:
+            notes.append(f"{file.path} was not read by the model: it doesn't fit into its window")
+        elif part is not file:
+            notes.append(f"of {file.path} the model has read what is near the change: the rest doesn't fit")
+        read += [part] if part else []
     looks = await asyncio.gather(*(_look(model, file, facts, standards, effort) for file in read))
     found = [one for look in looks for one in look.found]
     usage = sum((look.usage for look in looks), Usage())
@@ -104,6 +112,19 @@ async def review(
     issues = in_order([*facts.issues, *kept[:MAX_FINDINGS]])
     paths = tuple(file.path for file in read)
     return Review(findings=replace(facts, issues=issues), notes=tuple(notes), read=paths, usage=usage)
+
+
+def _part(file: CodeFile, lines: Set[int], room: int) -> CodeFile | None:
+    """The file, or as much around these lines as there is room for; the others are empty, so that numbers stay."""
+    if len(file.content.encode(errors="replace")) <= room:
+        return file
+    whole = file.content.splitlines()
+    for far in _NEAR if lines else ():
+        near = {number for line in lines for number in range(line - far, line + far + 1)}
+        content = "\n".join(text if number in near else "" for number, text in enumerate(whole, start=1))
+        if len(content.encode(errors="replace")) <= room:
+            return CodeFile(file.path, content)
+    return None
 
 
 @dataclass(frozen=True, kw_only=True)

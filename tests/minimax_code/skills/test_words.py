@@ -9,6 +9,7 @@ import pytest
 
 from helpers.benches import MakeBench
 from minimax_code.errors import InputError
+from minimax_code.model import Abilities
 from minimax_code.skills.calibration import Calibration
 from minimax_code.skills.document import docstring_in, document
 from minimax_code.skills.effort import Effort
@@ -175,6 +176,26 @@ def test_findings_of_a_model_quote_the_code_and_stand_a_second_look() -> None:
         "1 were left out: the model doesn't stand by them",
     )
     assert found.read == ("shop.py",)
+
+
+def test_of_a_file_too_long_the_model_reads_what_is_near_the_change() -> None:
+    lines = [f"x{number} = {number}" for number in range(1, 2001)]
+    lines[1199] = "total = 2 - 1"
+    files = [CodeFile("long.py", "\n".join(lines) + "\n"), CodeFile("other.py", "\n".join(lines) + "\n")]
+    model = ScriptedModel(
+        ["- long.py:1190 [high] `total = 2 - 1`: it has to add", "A", "B"],
+        abilities=Abilities(context_tokens=4096),
+    )
+    facts = asyncio.run(Analysers().analyse(files, ()))
+    found = asyncio.run(review(model, files, facts, effort=JUDGE, changed={"long.py": {1200}}))
+    [issue] = [issue for issue in found.findings.issues if issue.rule == "model"]
+    assert (issue.file, issue.line, found.read) == ("long.py", 1200, ("long.py",))
+    asked = model.requests[0].messages[0].content
+    assert "x1190 = " in asked and "x900 = " not in asked and "x2000 = " not in asked
+    assert found.notes == (
+        "of long.py the model has read what is near the change: the rest doesn't fit",
+        "other.py was not read by the model: it doesn't fit into its window",
+    )
 
 
 def test_a_model_that_cant_judge_is_not_asked() -> None:
