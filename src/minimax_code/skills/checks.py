@@ -86,13 +86,12 @@ class Examiner:
         )
         if not files:
             return (), Outcome(failure="the answer has no file of its own", is_broken=True)
-        files, formatted = await self._formatted(files)
-        found = await self._lay(files)
+        files, found = await self._lay(files)
         outcome = Outcome(
             num_errors=sum(issue.severity == "high" for issue in found.issues),
             is_broken=bool(found.broken),
             findings=found,
-            receipts=(*found.receipts, *formatted),
+            receipts=found.receipts,
         )
         if found.broken:
             issue = next(issue for issue in found.issues if issue.file in found.broken)
@@ -107,18 +106,16 @@ class Examiner:
             await self.bench.workspace.restore(self.base)
             lay(self.bench, files)
 
-    async def _formatted(self, files: tuple[CodeFile, ...]) -> tuple[tuple[CodeFile, ...], list[Receipt]]:
+    async def _lay(self, files: tuple[CodeFile, ...]) -> tuple[tuple[CodeFile, ...], Findings]:
+        """The files as they lie on the base, formatted, and what analysers say of them."""
         if self.bench is None:
-            return files, []
+            return files, await Analysers().analyse(files, ())
         await self.keep(())
-        told = [await self.bench.formatted(file) for file in files]
-        return tuple(file for file, _ in told), [receipt for _, receipt in told if receipt]
-
-    async def _lay(self, files: Sequence[CodeFile]) -> Findings:
-        if self.bench is None:
-            return await Analysers().analyse(files, ())
+        formatted = [await self.bench.formatted(file) for file in files]
+        files = tuple(file for file, _ in formatted)
         lay(self.bench, files)
-        return await self.bench.analyse([file.path for file in files], ())
+        found = await self.bench.analyse([file.path for file in files], ())
+        return files, replace(found, receipts=(*found.receipts, *(receipt for _, receipt in formatted if receipt)))
 
 
 def lay(bench: Workbench, files: Sequence[CodeFile]) -> None:

@@ -62,11 +62,14 @@ async def format_file(
     one = next((one for one in FORMATTERS if ending in one.endings), None)
     if one is None or (one.settings and not any((folder / name).is_file() for name in one.settings)):
         return file, None
-    if before is not None and _text(await _run(one, sandbox, folder, file.path, before)) != before:
-        return file, Receipt(command=(one.name, file.path), checked="nothing: it was not formatted before")
     ran = await _run(one, sandbox, folder, file.path, file.content)
-    text = _text(ran)
-    told = f"nothing: {one.name} can't be run, or can't read it" if text is None else "that it is formatted"
+    text, told = _text(ran), "that it is formatted"
+    if text is None:
+        told = f"nothing: {one.name} can't be run, or can't read it"
+    elif before is not None and text != file.content:
+        was = await _run(one, sandbox, folder, file.path, before)
+        if _text(was) != before:
+            text, told = None, "nothing: it was not formatted before"
     receipt = Receipt(
         command=(one.name, file.path), exit_code=ran.exit_code, seconds=ran.seconds, sandbox=ran.sandbox, checked=told
     )
