@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
@@ -63,11 +62,6 @@ class Contract(Record):
     origin: Literal["user", "model"] = "user"
     failed_before: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-
-    @property
-    def hashes(self) -> dict[str, str]:
-        """SHA-256 of each frozen file, by path."""
-        return {path: hashlib.sha256(text.encode()).hexdigest() for path, text in self.frozen.items()}
 
     def is_met_by(self, receipts: Sequence[Receipt], tree: str) -> bool:
         """Whether there are checks, and each was met on just this tree."""
