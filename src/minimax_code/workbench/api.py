@@ -7,12 +7,11 @@ import json
 import re
 import secrets
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 
 from minimax_code.errors import InputError, WorkspaceError
 from minimax_code.workbench.bench import Workbench
 from minimax_code.workbench.files import module_of, path_problem
+from minimax_code.workbench.inside import script
 from minimax_code.workbench.receipt import Receipt
 from minimax_code.workbench.running import Limits
 from minimax_code.workbench.syntax import language_of
@@ -91,7 +90,7 @@ async def look_up(api: Api, bench: Workbench) -> Receipt:
     else:
         mark = secrets.token_hex(16)
         asked = json.dumps({"module": api.module, "name": api.name, "mark": mark})
-        command, limits = (bench.python, "-c", _program()), Limits(seconds=_SECONDS)
+        command, limits = (bench.python, "-c", script("api.py")), Limits(seconds=_SECONDS)
         ran = await bench.run(command, limits=limits, stdin=asked.encode(), writable=False)
         problem, receipt = _by_import(api, ran.output, mark), ran.receipt
     told = problem or f"{api.name} is in {api.place}, and can be called so"
@@ -177,8 +176,3 @@ def _by_syntax(api: Api, bench: Workbench) -> str:
 
 def _plain(text: str) -> str:
     return "".join(text.split())
-
-
-@cache
-def _program() -> str:
-    return resources.files("minimax_code.workbench").joinpath("inside/api.py").read_text(encoding="utf-8")

@@ -8,13 +8,12 @@ import secrets
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
-from importlib import resources
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from minimax_code.workbench.examples import Example
+from minimax_code.workbench.inside import script
 from minimax_code.workbench.receipt import Case, Receipt
 from minimax_code.workbench.sandbox import Limits, Sandbox
 
@@ -94,7 +93,7 @@ async def behave(
     mark = secrets.token_hex(16)
     asked = {"path": path, "seconds": _CALL_S, "mark": mark, "calls": [asdict(call) for call in calls]}
     ran = await sandbox.run(
-        (python, "-c", _program()),
+        (python, "-c", script("behave.py")),
         folder=folder,
         writable=False,
         limits=Limits(seconds=_ALL_S, memory_bytes=1 << 30, processes=16),
@@ -125,11 +124,6 @@ def _case(call: Example, outcome: str, ok: bool) -> Case:
     wanted = f"raise {call.raises}" if call.raises else f"return {call.expected}" if call.expected else "raise nothing"
     message = "" if ok else f"{call.call} should {wanted}, but it is: {outcome}"
     return Case(name=call.call, outcome="passed" if ok else "failed", message=message)
-
-
-@cache
-def _program() -> str:
-    return resources.files("minimax_code.workbench").joinpath("inside/behave.py").read_text(encoding="utf-8")
 
 
 def inputs_for(source: str, function: str, examples: Sequence[Example] = ()) -> tuple[Example, ...]:

@@ -8,11 +8,11 @@ import shutil
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from minimax_code.errors import InputError
+from minimax_code.workbench.inside import script
 from minimax_code.workbench.running import Limits
 from minimax_code.workbench.sandbox import Sandbox
 
@@ -81,7 +81,7 @@ async def search(
             *(_plain(paths) or ["."]),
         ]  # fmt: skip
     else:
-        text = resources.files("minimax_code.workbench.inside").joinpath("search.py").read_text(encoding="utf-8")
+        text = script("search.py")
         command = [sys.executable, "-I", "-c", text, *flags, pattern, glob or "*", *(_plain(paths) or ["."])]
     ran = await sandbox.run(command, folder=folder, writable=False, limits=_LIMITS)
     if ran.exit_code == 2 and not ran.output.startswith("{"):

@@ -16,13 +16,13 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
 from minimax_code.workbench.coverage import Coverage, FileLines
 from minimax_code.workbench.files import source_paths
+from minimax_code.workbench.inside import script
 from minimax_code.workbench.receipt import Case, Receipt
 from minimax_code.workbench.running import Limits
 from minimax_code.workbench.sandbox import Sandbox
@@ -160,19 +160,14 @@ def _command(
     suite: Suite, python: str, paths: Sequence[str], covered: Sequence[str], fail_fast: bool
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The command, and the one that a person would write."""
-    inside = resources.files("minimax_code.workbench.inside")
     if suite == "python":
         args = (*(["-x"] if fail_fast else ()), *paths)
-        text = inside.joinpath("python_tests.py").read_text(encoding="utf-8")
-        return (python, "-c", text, json.dumps(list(covered)), *args), (python, "-m", "pytest", *args)
+        sealed = ("-c", script("python_tests.py"), json.dumps(list(covered)))
+        return (python, *sealed, *args), (python, "-m", "pytest", *args)
     if suite == "node":
-        text = inside.joinpath("node_tests.mjs").read_text(encoding="utf-8")
         args = (*(["--experimental-test-coverage"] if covered else ()), *paths)
-        return ("node", "--test", f"--test-reporter=data:text/javascript,{quote(text)}", *args), (
-            "node",
-            "--test",
-            *args,
-        )
+        reporter = f"--test-reporter=data:text/javascript,{quote(script('node_tests.mjs'))}"
+        return ("node", "--test", reporter, *args), ("node", "--test", *args)
     command = ("go", "test", "-json", *(["-failfast"] if fail_fast else ()), *(go_packages(paths) or ["./..."]))
     return command, command
 
